@@ -1,0 +1,35 @@
+"""Progress bars for whatever takes more than a second, in a terminal and in JupyterLab."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+#: Called with how many more steps are done.
+Advance = Callable[[float], None]
+
+
+@contextlib.contextmanager
+def progress(what: str, total: float | None = None, unit: str = "it") -> Iterator[Advance]:
+    """Show a bar while the block runs; the block calls what it is given with each advance.
+
+    Nothing is shown where nobody would see it: outside a terminal and a notebook,
+    without tqdm (the extra `workbench`), or if it is over within half a second.
+    """
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        yield lambda steps: None
+        return
+    in_notebook = "ipykernel" in sys.modules
+    with tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        unit_scale=True,
+        delay=0.5,
+        leave=False,
+        disable=False if in_notebook else None,
+    ) as bar:
+        yield bar.update
