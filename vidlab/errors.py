@@ -23,13 +23,12 @@ class InputError(VidlabError):
     """The user's input (a path, an option, a label, a video) cannot be used."""
 
 
-class MissingDependency(VidlabError, ImportError):
+class MissingDependencyError(VidlabError, ImportError):
     """An optional package or program is not installed; the message names how to get it."""
 
 
-def missing_extra(package: str, extra: str) -> MissingDependency:
+def missing_extra(package: str, extra: str) -> MissingDependencyError:
     """Return the error for a Python package that one of vidlab's extras brings."""
-    return MissingDependency(
-        f"this needs the package {package!r}, which is not installed: "
-        f"pip install 'vidlab[{extra}]'"
+    return MissingDependencyError(
+        f"this needs the package {package!r}, which is not installed: pip install 'vidlab[{extra}]'"
     )

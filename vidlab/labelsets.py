@@ -148,7 +148,7 @@ def of_frame(born_with: int, here: int) -> int:
     `stream_id`, `codec` and the sample rate are the frame's for its whole life;
     of the other keys the current set's value counts, since it is the nearer one.
     """
-    if here == EMPTY or here == born_with:
+    if here in (EMPTY, born_with):
         return born_with
     known = _frame_ids.get((born_with, here))
     if known is None:

@@ -226,10 +226,16 @@ TABLES: dict[str, Table] = {
                 Column("t_demux_ns", pa.int64(), "when the read of its packet began", "ns"),
                 Column("t_decoded_ns", pa.int64(), "when it came out of the decoder", "ns"),
                 Column("t_done_ns", pa.int64(), "when a sink had consumed it, or its end", "ns"),
-                Column("fate", TEXT, "delivered, duplicated, dropped, corrupt, cancelled or unfinished"),
-                Column("lost_at", TEXT, "the stage or queue that lost it; null if it was delivered"),
+                Column(
+                    "fate", TEXT, "delivered, duplicated, dropped, corrupt, cancelled or unfinished"
+                ),
+                Column(
+                    "lost_at", TEXT, "the stage or queue that lost it; null if it was delivered"
+                ),
                 Column("copies", pa.uint16(), "how often the sink that took it most took it"),
-                Column("reordered", pa.bool_(), "frames sent to the decoder after it came out first"),
+                Column(
+                    "reordered", pa.bool_(), "frames sent to the decoder after it came out first"
+                ),
             ),
         ),
         Table(
@@ -344,7 +350,9 @@ TABLES: dict[str, Table] = {
                 Column("fps", pa.float64(), "frames written a second", "1/s"),
                 Column("output", TEXT, "the output stream that q is of: 0_0"),
                 Column("q", pa.float64(), "quantiser"),
-                Column("bitrate", pa.float64(), "of the output; null where FFmpeg says N/A", "bit/s"),
+                Column(
+                    "bitrate", pa.float64(), "of the output; null where FFmpeg says N/A", "bit/s"
+                ),
                 Column("total_size_bytes", pa.int64(), "written", "bytes"),
                 Column("out_time_ns", pa.int64(), "how far the output has come", "ns"),
                 Column("dup_frames", pa.int64(), "frames that FFmpeg duplicated"),
