@@ -10,6 +10,7 @@ Ids are local to a process: what crosses to another process crosses as text.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
@@ -114,6 +115,15 @@ def _clean(key: str, value: Any) -> LabelValue:
 def get(id: int) -> LabelSet:
     """Return the label set of this id."""
     return _sets[id]
+
+
+def _after_fork_in_child() -> None:
+    # Another thread may have held it, and that thread is not here to let go of it.
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def listen(listener: Callable[[LabelSet], None]) -> Callable[[], None]:
@@ -226,6 +236,11 @@ _CODECS = {
     "vpx_vp9": "vp9",
     "mpeg2": "mpeg2video",
     "mp4v": "mpeg4",
+    "fmp4": "mpeg4",
+    "xvid": "mpeg4",
+    "divx": "mpeg4",
+    "vp80": "vp8",
+    "vp90": "vp9",
     "mjpg": "mjpeg",
 }
 
@@ -258,6 +273,10 @@ class Names:
         self._numbers: dict[str, int] = {}
         self._count = itertools.count()
         self.number(self.OVERFLOW)
+
+    def after_fork_in_child(self) -> None:
+        """Forget a lock that a thread of the parent may have held."""
+        self._lock = threading.RLock()
 
     def number(self, name: str) -> int:
         """Return the number of this name, new or known."""

@@ -39,15 +39,17 @@ FRAME_EVENTS = (
     "demuxed",  # its packet was read; where a program reads frames, not packets: it was read
     "sent",  # its packet was given to a decoder
     "decoded",  # it came out of a decoder
-    "flushed",  # the stream's decoder was drained (`frame` names the stream): what has
-    # not come out by now never will
+    "flushed",  # a stage was drained: what of the stream that `frame` names has not come out
+    # of it by now never will; `stage` is decode, filter, encode, or seek for a decoder that
+    # threw away what it held
     "evicted",  # a queue dropped it to make room; `stage` names the queue
     "delivered",  # a sink consumed it; `stage` names the sink
 )
 DEMUXED, SENT, DECODED, FLUSHED, EVICTED, DELIVERED = range(len(FRAME_EVENTS))
 
-#: Bits of a frame event's `flags`.
-FLAG_KEY, FLAG_CORRUPT = 1, 2
+#: Bits of a frame event's `flags`. A packet is to be skipped if its decoder is told to keep
+#: the frame to itself: by the file's edit list (`is_discard`), or by `skip_frame`.
+FLAG_KEY, FLAG_CORRUPT, FLAG_SKIP = 1, 2, 4
 
 #: FFmpeg's AVPictureType, in its order.
 PICTURE_TYPES = ("", "I", "P", "B", "S", "SI", "SP", "BI")
@@ -249,7 +251,7 @@ TABLES: dict[str, Table] = {
                 Column("time_base_num", pa.uint32(), "time base, numerator"),
                 Column("time_base_den", pa.uint32(), "time base, denominator"),
                 Column("stage", TEXT, "the decoder, queue or sink"),
-                Column("flags", pa.uint8(), "bit 0: key frame; bit 1: flagged corrupt"),
+                Column("flags", pa.uint8(), "bits: key frame, flagged corrupt, to be skipped"),
                 Column("picture_type", pa.uint8(), "an index into PICTURE_TYPES"),
                 Column("event", TEXT, "demuxed, sent, decoded, flushed, evicted or delivered"),
             ),
@@ -366,6 +368,7 @@ TABLES: dict[str, Table] = {
             "a frame that an FFmpeg child encoded",
             (
                 Column("child", TEXT, "the child's name"),
+                Column("output", TEXT, "the output stream: 0_0"),
                 Column("frame_number", pa.int64(), "its number in the output"),
                 Column("q", pa.float64(), "quantiser"),
                 Column("size_bytes", pa.int64(), "of the packet", "bytes"),

@@ -1,0 +1,418 @@
+"""Recordings: start and stop the engines, and own the writer of the run.
+
+Child processes of a recording process take part in its run. A forked one has the
+engines already, and its writer sees to the rest. One that starts afresh finds the
+run in the environment variable `VIDLAB_RUN` and calls `join`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .clock import anchor
+from .errors import InputError, RecordingError, VidlabError
+from .runs import processes
+from .runs.derived import Derive, check_derive, function_named, name_of
+from .runs.host import host, versions
+from .runs.manifest import COMPLETE, FILE_NAME, SEGMENTS, EngineFacts, Manifest, is_run
+from .runs.writer import LEAST_MAX_BYTES, RunWriter
+
+if TYPE_CHECKING:
+    from .capture.engine import Engine
+
+#: Names the run that the child processes of a recording process join.
+VARIABLE = "VIDLAB_RUN"
+
+#: Where the engines are, by the names that they have in a manifest.
+ENGINES = {
+    "frames": "capture.frames.engine:Frames",
+    "runtime": "capture.runtime.engine:Runtime",
+}
+
+#: How long the end of a recording waits for child processes that are about to end.
+_PATIENCE_S = 1.0
+
+_log = logging.getLogger("vidlab")
+
+_starting = threading.Lock()
+_active: Recording | None = None
+
+
+def record(
+    path: str | os.PathLike[str],
+    *,
+    engines: Sequence[Engine] | None = None,
+    derive: Derive | None = None,
+    max_bytes: int | None = None,
+    keep_seconds: float | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Recording:
+    """Record what this process and its children do into a run, until `stop`.
+
+    The recording starts at once and ends with its ``with`` block, by `Recording.stop`,
+    or with the process.
+
+    Parameters
+    ----------
+    path : path
+        The run's directory, new or empty.
+    engines : sequence of Engine, optional
+        What to record with; by default `Frames()` and `Runtime()`.
+    derive : Mapping[str, callable], optional
+        Further labels: each a function of a label set's values, a dict, that returns
+        text, or None for no label.
+    max_bytes : int, optional
+        What the run may come to on the disk while recording, in bytes, give or take
+        the buffers in use; at least 16 MiB. The oldest rows are let go, and counted.
+    keep_seconds : float, optional
+        How old rows may get, in seconds, give or take a sixteenth. What is older is let
+        go, and counted.
+    parameters : Mapping[str, Any], optional
+        Anything to be kept in the manifest, as JSON; `deadline_ms` is when a frame
+        counts as late.
+    overwrite : bool
+        Delete the run that is at `path`. Nothing but a run is ever deleted.
+
+    Raises
+    ------
+    RecordingError
+        If a recording is running already, or the path cannot be used.
+    InputError
+        If an option cannot be used.
+
+    Examples
+    --------
+    >>> with record("runs/first", derive={"site": lambda labels: labels["stream_id"][:3]}):
+    ...     transcode("in.mp4", "out.mp4")                           # doctest: +SKIP
+    """
+    global _active
+    if _active is not None or not _starting.acquire(blocking=False):
+        where = "another path" if _active is None else _active.path
+        raise RecordingError(
+            f"a recording into {where} is running: stop it before you start another; "
+            "what is recorded inside it goes into its run"
+        )
+    try:
+        run = Path(path).absolute()
+        chosen = [_engine(name)() for name in ENGINES] if engines is None else list(engines)
+        manifest = _first_manifest(run, chosen, derive, max_bytes, keep_seconds, parameters)
+        _make_room(run, overwrite)
+        try:
+            try:
+                manifest.write(run)
+            except OSError as error:
+                raise RecordingError(_unwritable(run, error)) from error
+            writer = RunWriter(run, max_bytes=max_bytes, keep_seconds=keep_seconds, derive=derive)
+            recording = Recording(writer, chosen, manifest)
+            recording._start()
+        except BaseException:
+            shutil.rmtree(run, ignore_errors=True)
+            raise
+        _active = recording
+        return recording
+    finally:
+        _starting.release()
+
+
+class Recording:
+    """A recording that runs; what `record` returns.
+
+    Attributes
+    ----------
+    path : Path
+        The run's directory.
+    writer : RunWriter
+        Writes this process's part of it.
+    """
+
+    def __init__(
+        self, writer: RunWriter, engines: Sequence[Engine], manifest: Manifest | None
+    ) -> None:
+        self.path = writer.path
+        self.writer = writer
+        self._engines = list(engines)
+        self._started: list[Engine] = []
+        self._manifest = manifest  # of a child process: None
+        self._notes: list[str] = []
+        self._pid = os.getpid()
+        self._variable_before: str | None = None
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        return f"<Recording into {self.path}{', stopped' if self._stopped else ''}>"
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None and not self._stopped:
+            self._notes.append(f"what was recorded ended with {kind.__name__}: {error}"[:500])
+        self.stop()
+
+    def stop(self) -> None:
+        """End the recording and finish the run.
+
+        With polars installed the run is compacted; else, and while child processes
+        still record, its segments stay: `vidlab compact` finishes it then. Nothing
+        that goes wrong here is raised: it is noted in the run, and logged.
+        """
+        global _active
+        if self._stopped:
+            return
+        self._stopped = True
+        atexit.unregister(self.stop)
+        self._restore_environment()
+        if _active is self:
+            _active = None
+        with contextlib.ExitStack() as steps:  # each is done, even if one is interrupted
+            if self._manifest is not None and os.getpid() == self._pid:
+                steps.callback(self._finish, self._manifest)
+            steps.callback(self.writer.close)
+            for engine in self._started:
+                steps.callback(self._stop_engine, engine)
+
+    def _start(self) -> None:
+        try:
+            for engine in self._engines:
+                self._start_engine(engine)
+        except BaseException:
+            for engine in reversed(self._started):
+                self._stop_engine(engine)
+            self.writer.close()
+            raise
+        self._variable_before = os.environ.get(VARIABLE)
+        os.environ[VARIABLE] = str(self.path)
+        atexit.register(self.stop)
+
+    def _start_engine(self, engine: Engine) -> None:
+        try:
+            engine.start(self.writer)
+        except VidlabError:
+            if self._manifest is not None:
+                raise  # it says what to change
+            self._note_failure(engine, "start")
+        except Exception:
+            self._note_failure(engine, "start")
+        else:
+            self._started.append(engine)
+
+    def _stop_engine(self, engine: Engine) -> None:
+        try:
+            engine.stop()
+        except Exception:
+            self._note_failure(engine, "stop")
+
+    def _note_failure(self, engine: Engine, what: str) -> None:
+        error = sys.exc_info()[1]
+        message = f"the engine {engine.name} failed to {what} ({type(error).__name__}: {error})"
+        self.writer.finding("engine_failed", message, severity="error", engine=engine.name)
+        self._notes.append(message)
+        _log.warning("vidlab: %s; the recording goes on without it", message, exc_info=error)
+
+    def _restore_environment(self) -> None:
+        if os.environ.get(VARIABLE) == str(self.path):
+            if self._variable_before is None:
+                del os.environ[VARIABLE]
+            else:
+                os.environ[VARIABLE] = self._variable_before
+
+    def _finish(self, manifest: Manifest) -> None:
+        """Write down the end and, if that is possible here and now, compact the run."""
+        segments = self.path / SEGMENTS
+        try:
+            manifest = replace(
+                manifest,
+                state=COMPLETE,
+                ended=anchor(),
+                processes=processes.facts(segments),
+                notes=(*manifest.notes, *self._notes),
+            )
+            manifest.write(self.path)
+        except OSError as error:
+            _log.warning(
+                "vidlab cannot finish the run %s (%s): free some space, then vidlab recover it",
+                self.path,
+                error.strerror,
+            )
+            return
+        if importlib.util.find_spec("polars") is None or not _have_ended(segments):
+            return
+        try:
+            from .runs.compaction import compact
+
+            compact(self.path)
+        except Exception as error:
+            _log.warning(
+                "vidlab: the run %s is recorded and not compacted (%s): vidlab compact it",
+                self.path,
+                error,
+            )
+
+
+def join(path: str | os.PathLike[str] | None = None) -> Recording | None:
+    """Take part in the run that this process's parent records, until the process ends.
+
+    Called in a child process that was started, not forked, by a recording one. It
+    raises nothing: the program that runs here knows nothing of vidlab.
+
+    Parameters
+    ----------
+    path : path, optional
+        The run; by default what the environment variable `VIDLAB_RUN` names.
+
+    Returns
+    -------
+    Recording or None
+        None if there is nothing to join: the recording has ended, or this process
+        records already.
+    """
+    global _active
+    where = path or os.environ.get(VARIABLE)
+    if not where or _active is not None or not _starting.acquire(blocking=False):
+        return None
+    try:
+        run = Path(where)
+        manifest = Manifest.read(run)
+        if manifest.ended is not None:
+            return None
+        writer = RunWriter(
+            run,
+            max_bytes=_whole(manifest.limits.get("max_bytes")),
+            keep_seconds=manifest.limits.get("keep_seconds"),
+            derive={key: function_named(name) for key, name in manifest.derive.items()},
+        )
+        recording = Recording(writer, list(_rebuilt(manifest.engines, writer)), None)
+        recording._start()
+    except Exception as error:
+        if Path(where, FILE_NAME).exists():  # else it is not there any more, which is no news
+            _log.warning("vidlab cannot record this process into %s (%s)", where, error)
+        return None
+    else:
+        _active = recording
+        return recording
+    finally:
+        _starting.release()
+
+
+def _first_manifest(
+    run: Path,
+    engines: Iterable[Engine],
+    derive: Derive | None,
+    max_bytes: int | None,
+    keep_seconds: float | None,
+    parameters: Mapping[str, Any] | None,
+) -> Manifest:
+    check_derive(derive or {})
+    if max_bytes is not None and max_bytes < LEAST_MAX_BYTES:
+        raise InputError(
+            f"max_bytes is {max_bytes:,}, and at least {LEAST_MAX_BYTES:,}: "
+            "the buffers of a few threads take as much"
+        )
+    if keep_seconds is not None and keep_seconds <= 0:
+        raise InputError(
+            f"keep_seconds is {keep_seconds}; give how many seconds to keep, such as 60"
+        )
+    limits = {"max_bytes": max_bytes, "keep_seconds": keep_seconds}
+    facts = tuple(EngineFacts(engine.name, engine.parameters()) for engine in engines)
+    try:
+        json.dumps([dict(parameters or {}), [engine.parameters for engine in facts]])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"parameters are kept as JSON, and these cannot be: {error}") from error
+    started = anchor()
+    day = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started.wall_ns / 1e9))
+    return Manifest(
+        run_id=f"{run.name}-{day}-{secrets.token_hex(3)}",
+        started=started,
+        host=host(),
+        versions=versions(),
+        engines=facts,
+        parameters=dict(parameters or {}),
+        limits={name: limit for name, limit in limits.items() if limit is not None},
+        derive={key: name_of(function) for key, function in (derive or {}).items()},
+    )
+
+
+def _make_room(run: Path, overwrite: bool) -> None:
+    """Make the run's directory, and delete the run that is there if that is wanted."""
+    try:
+        if is_run(run):
+            if not overwrite:
+                raise RecordingError(
+                    f"{run} holds a run: record elsewhere, or replace it with overwrite=True"
+                )
+            if processes.living(run / SEGMENTS):
+                raise RecordingError(f"{run} is being recorded by another process: stop that first")
+            shutil.rmtree(run)
+        run.mkdir(parents=True, exist_ok=True)
+        if any(run.iterdir()):
+            raise RecordingError(
+                f"{run} is not empty, and not a run: record into a directory of its own"
+            )
+    except OSError as error:
+        raise RecordingError(_unwritable(run, error)) from error
+
+
+def _unwritable(run: Path, error: OSError) -> str:
+    return (
+        f"{run} cannot be written ({error.strerror}): "
+        "record into a directory that can, with some space left"
+    )
+
+
+def _have_ended(segments: Path) -> bool:
+    """Return whether all processes have ended their part, in a moment at the latest."""
+    until = time.monotonic() + _PATIENCE_S
+    while processes.living(segments):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _engine(name: str) -> Callable[..., Engine]:
+    """Return the class of the engine of this name."""
+    module, _, attribute = ENGINES[name].partition(":")
+    found: Callable[..., Engine] = getattr(
+        importlib.import_module(f"{__package__}.{module}"), attribute
+    )
+    return found
+
+
+def _rebuilt(engines: Iterable[EngineFacts], writer: RunWriter) -> Iterable[Engine]:
+    for facts in engines:
+        try:
+            yield _engine(facts.name)(**facts.parameters)
+        except Exception as error:
+            writer.finding(
+                "engine_failed",
+                f"a child process cannot make the engine {facts.name} "
+                f"({type(error).__name__}: {error}): it records without",
+                severity="error",
+                engine=facts.name,
+            )
+
+
+def _whole(limit: float | None) -> int | None:
+    return None if limit is None else int(limit)

@@ -1,0 +1,1 @@
+"""A run on disk: its manifest, writing it, finishing it and reading it."""

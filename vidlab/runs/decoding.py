@@ -1,0 +1,240 @@
+"""From a process's rows to the run's: one numbering, nulls for what is not known.
+
+Rows pass through two forms. **Plain** rows (`Decoder.plain`) have a table's own
+columns with every text as a number of that column's vocabulary and the label set
+as its number: all fixed-size but for messages, so that they sort and spill fast.
+**Finished** rows (`Decoder.finished`) are the table as it is read, with texts and
+the labels' columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..schema import CHOICES, NAMED, TABLES, TEXT, UNKNOWN, Table
+from .interning import COLUMN_KEYS, EMPTY, LabelTable, Translation, Vocabulary
+from .segments import Process, Segments
+
+#: To what `gpu_duration_ns` is rounded: half the resolution of CUDA events, which
+#: cudaEventElapsedTime gives as about 0.5 microseconds. The digits below are noise,
+#: and would take a byte per span at rest.
+GPU_GRAIN_NS = 256
+
+#: Unsigned columns in which zero stands for "none".
+_ZERO_IS_NULL = frozenset({"frame", "parent"})
+
+
+class Decoder:
+    """Gives the rows of all processes of a run one numbering.
+
+    Attributes
+    ----------
+    labels : LabelTable
+        The run's label sets. It grows with `refresh`; numbers once given stay.
+    """
+
+    def __init__(self, segments: Segments) -> None:
+        self.segments = segments
+        self.labels = LabelTable()
+        self._vocabularies: dict[tuple[str, str], Vocabulary] = {}
+        self._sets: dict[int, Translation] = {}
+        self._names: dict[tuple[int, str, str], Translation] = {}
+        self._taken_up: dict[int, int] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up label sets that were written down since."""
+        for index, process in self.segments.processes.items():
+            sets = self._sets.setdefault(index, _only_the_empty_set())
+            done = self._taken_up.get(index, 0)
+            for line in process.label_lines[done:]:
+                try:
+                    values, rate = dict(line["values"]), float(line.get("sample_rate", 1.0))
+                    sets.add(line["id"], self.labels.number(values, rate))
+                except (KeyError, TypeError, ValueError):
+                    self.segments.note(f"a label set of process {index} cannot be read, left out")
+            self._taken_up[index] = len(process.label_lines)
+
+    def vocabulary(self, table: str, column: str) -> Vocabulary:
+        """Return the texts of a table's text column."""
+        return self._vocabularies.setdefault((table, column), Vocabulary())
+
+    def plain(self, name: str, process: Process, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return a process's batch (as `Segments.batches` yields it) as plain rows."""
+        table = TABLES[name]
+        decode = self._recorded if table.record else self._written
+        columns = {
+            column.name: decode(table, column.name, process, batch)
+            for column in table.columns
+            if column.name not in COLUMN_KEYS
+        }
+        columns["labels"] = self._labels(process, batch)
+        return pa.record_batch(columns, schema=plain_schema(name))
+
+    def plain_from_finished(self, name: str, rows: pa.Table) -> pa.Table:
+        """Return rows with texts, such as derived ones, as plain rows."""
+        schema = plain_schema(name)
+        columns = []
+        for field in schema:
+            column = rows[field.name].combine_chunks()
+            if TABLES[name].arrow_schema.field(field.name).type == TEXT:
+                column = self.vocabulary(name, field.name).numbers(column)
+            columns.append(column.cast(field.type))
+        return pa.Table.from_arrays(columns, schema=schema)
+
+    def finished(self, name: str, rows: pa.Table) -> pa.Table:
+        """Return plain rows as the table is read: texts, and the labels' columns."""
+        schema = TABLES[name].arrow_schema
+        rows = rows.combine_chunks()
+        of_labels = dict(
+            zip(COLUMN_KEYS, self.labels.columns(_single(rows["labels"])), strict=True)
+        )
+        columns = []
+        for field in schema:
+            if field.name in of_labels:
+                column = of_labels[field.name]
+            elif field.type == TEXT:
+                column = self.vocabulary(name, field.name).column(_single(rows[field.name]))
+            else:
+                column = rows[field.name]
+            columns.append(column)
+        return pa.Table.from_arrays(columns, schema=schema)
+
+    def _labels(self, process: Process, batch: pa.RecordBatch) -> pa.Array:
+        sets = self._sets.setdefault(process.index, _only_the_empty_set())
+        local = _numbers(batch, "labels", np.uint32)
+        known = sets.apply(local)
+        if (known < 0).any():  # written down since, if the process is still recording
+            self.segments.refresh()
+            self.refresh()
+            known = sets.apply(local)
+        if (known < 0).any():
+            self.segments.note(
+                f"rows of process {process.index} bear label sets that were not written down"
+            )
+            known[known < 0] = EMPTY
+        return pa.array(known.astype(np.uint32))
+
+    def _recorded(
+        self, table: Table, name: str, process: Process, batch: pa.RecordBatch
+    ) -> pa.Array:
+        """A finished column from a record's fields."""
+        type = plain_schema(table.name).field(name).type
+        if name == "pid":
+            return _pid(process, batch.num_rows)
+        if name == "span":
+            return pa.array(_span_ids(process, batch))
+        if name not in batch.schema.names:
+            return pa.nulls(batch.num_rows, type)
+        values = batch[name].to_numpy(zero_copy_only=False)
+        assert table.record is not None
+        if name == table.record.commit:
+            values = values - 1
+        choices = CHOICES.get((table.name, name))
+        if choices is not None:
+            known = self.vocabulary(table.name, name)
+            codes = np.array([known.number(choice) for choice in choices], np.int32)
+            return pa.array(codes[np.minimum(values, len(codes) - 1)], mask=values >= len(codes))
+        if name in NAMED:
+            return pa.array(self._named(table, name, process, values))
+        return _with_nulls(name, values, type)
+
+    def _written(
+        self, table: Table, name: str, process: Process, batch: pa.RecordBatch
+    ) -> pa.Array:
+        """A finished column from one that was written as text and numbers."""
+        type = plain_schema(table.name).field(name).type
+        if name not in batch.schema.names:
+            return pa.nulls(batch.num_rows, type)
+        column = batch[name]
+        if TABLES[table.name].arrow_schema.field(name).type == TEXT:
+            return self.vocabulary(table.name, name).numbers(column)
+        if name in _ZERO_IS_NULL:
+            column = pc.if_else(pc.equal(column, 0), pa.scalar(None, column.type), column)
+        return column.cast(type)
+
+    def _named(
+        self, table: Table, column: str, process: Process, numbers: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.int32]:
+        names = self._names.setdefault((process.index, table.name, column), Translation())
+        unknown = names.unknown(numbers)
+        if unknown:
+            self.segments.refresh()
+            known = self.vocabulary(table.name, column)
+            texts = {line["id"]: str(line.get("name")) for line in process.name_lines}
+            for number in unknown:
+                if number not in texts:
+                    self.segments.note(f"a name of process {process.index} was not written down")
+                names.add(number, known.number(texts.get(number, f"(name {number})")))
+        return names.apply(numbers).astype(np.int32)
+
+
+@cache
+def plain_schema(name: str) -> pa.Schema:
+    """Return the Arrow schema of a table's plain rows."""
+    return pa.schema(
+        [
+            (column.name, pa.int32() if column.type == TEXT else column.type)
+            for column in TABLES[name].columns
+            if column.name not in COLUMN_KEYS
+        ]
+    )
+
+
+def table_of(name: str, batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    """Return batches of plain rows as one table, which may be empty."""
+    return pa.Table.from_batches(batches, schema=plain_schema(name))
+
+
+def _only_the_empty_set() -> Translation:
+    sets = Translation()
+    sets.add(EMPTY, EMPTY)
+    return sets
+
+
+def _numbers(batch: pa.RecordBatch, name: str, type: type) -> npt.NDArray[np.integer]:
+    if name not in batch.schema.names:
+        return np.zeros(batch.num_rows, type)
+    return np.asarray(batch[name].fill_null(0).to_numpy(zero_copy_only=False))
+
+
+def _pid(process: Process, rows: int) -> pa.Array:
+    if process.pid is None:
+        return pa.nulls(rows, pa.int32())
+    return pa.array(np.full(rows, process.pid, np.int32))
+
+
+def _span_ids(process: Process, batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
+    thread = _numbers(batch, "thread", np.uint32).astype(np.uint64)
+    sequence = _numbers(batch, "sequence", np.uint32).astype(np.uint64)
+    return np.uint64(process.index << 52) | thread << np.uint64(32) | sequence
+
+
+def _with_nulls(name: str, values: npt.NDArray[Any], type: pa.DataType) -> pa.Array:
+    """Make nulls of the values by which a record says "none" or "not known"."""
+    if values.dtype.kind == "f":
+        missing = np.isnan(values)
+        values = np.where(missing, 0, values)
+    elif name in _ZERO_IS_NULL:
+        missing = values == 0
+    elif name == "capacity":
+        missing = values < 0
+    elif values.dtype == np.int64:
+        missing = values == UNKNOWN
+    else:
+        return pa.array(values).cast(type)
+    if values.dtype.kind == "f" and pa.types.is_integer(type):
+        values = np.rint(values / GPU_GRAIN_NS).astype(np.int64) * GPU_GRAIN_NS
+    return pa.array(values, mask=missing if missing.any() else None).cast(type)
+
+
+def _single(column: pa.ChunkedArray) -> pa.Array:
+    """The one chunk of a column of a table with combined chunks; empty if it has none."""
+    return column.chunk(0) if column.num_chunks else pa.array([], column.type)

@@ -1,0 +1,117 @@
+"""A finished table as a Parquet file: how it is encoded, and what its metadata say.
+
+The encodings are chosen for size at rest, and are ones that polars, DuckDB and
+pyarrow read. Times grow in small steps (delta); durations and span ids
+share their high bytes but not the low ones (byte stream split, then zstd); text is
+a dictionary. As the rows are sorted by stream, its labels cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..schema import RUN_SCHEMA
+
+#: The key in a file's metadata under which it names the schema of its run.
+SCHEMA_KEY = b"vidlab.schema"
+
+#: Rows of a row group, but for the last: few enough that a query for one stream
+#: reads little else.
+ROW_GROUP_ROWS = 1 << 19
+
+_DELTA = ("t_ns", "frame", "seq", "pts", "dts", "t_demux_ns", "t_decoded_ns", "t_done_ns")
+
+
+class TableFile:
+    """A Parquet file in the making: rows in, in blocks of any size.
+
+    Parameters
+    ----------
+    path : Path
+        Where to write it. On an error the file is left as it is, without a footer.
+    schema : pyarrow.Schema
+        The table's.
+    metadata : mapping of str to str
+        Added to the file's own.
+
+    Attributes
+    ----------
+    rows : int
+        Rows written so far.
+    """
+
+    def __init__(
+        self, path: Path, schema: pa.Schema, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        self._path = path
+        self.rows = 0
+        texts = [f.name for f in schema if pa.types.is_dictionary(f.type)]
+        small = [f.name for f in schema if f.type in (pa.uint32(), pa.int32(), pa.int16())]
+        known = {SCHEMA_KEY: RUN_SCHEMA.encode(), **_encoded(metadata or {})}
+        self._schema = schema.with_metadata(known)
+        self._waiting = self._schema.empty_table()
+        self._writer = pq.ParquetWriter(
+            path,
+            self._schema,
+            version="2.6",
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=[*texts, *(name for name in small if name not in _DELTA)],
+            column_encoding=_encodings(schema),
+            write_page_index=True,
+        )
+
+    def write(self, rows: pa.Table) -> None:
+        """Write these rows after those that were written before."""
+        self._waiting = pa.concat_tables([self._waiting, rows.cast(self._schema)])
+        self.rows += rows.num_rows
+        while self._waiting.num_rows >= ROW_GROUP_ROWS:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        rows = self._waiting.slice(0, ROW_GROUP_ROWS)
+        self._waiting = self._waiting.slice(ROW_GROUP_ROWS)
+        self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._write_group()
+        self._writer.close()
+        if error is None:
+            with self._path.open("rb") as written:
+                os.fsync(written.fileno())
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Return a file's own metadata, such as the schema of its run."""
+    known: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in known.items()}
+
+
+def _encodings(schema: pa.Schema) -> dict[str, str]:
+    encodings: dict[str, str] = {}
+    for field in schema:
+        if field.name in _DELTA:
+            encodings[field.name] = "DELTA_BINARY_PACKED"
+        elif field.type in (pa.int64(), pa.uint64(), pa.float64()):
+            encodings[field.name] = "BYTE_STREAM_SPLIT"
+    return encodings
+
+
+def _encoded(values: Mapping[str, Any]) -> dict[bytes, bytes]:
+    return {key.encode(): str(value).encode() for key, value in values.items()}

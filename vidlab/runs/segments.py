@@ -1,0 +1,310 @@
+"""The segments of a run: what its processes wrote, whole or cut short, read as it is.
+
+The folder `segments/` holds, for the process of index p (all numbers padded):
+
+* `p.process`: pid and parent as JSON; the process keeps an exclusive flock on it
+  while it lives;
+* `p-labels.jsonl` and `p-names.jsonl`: its label sets and names, one a line;
+* `p-thread-tid-table-n.buf`: a mapped buffer, records from offset 0; those whose
+  commit mark is not zero are whole;
+* `p-table-n.arrows`: an Arrow IPC stream. A batch that came from a buffer names it,
+  and counts instead of it;
+* `p-losses.json`: what was lost or let go, per table.
+
+Nothing here raises on what it finds in a file: what cannot be read is left out
+and noted in words.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from ..schema import TABLES, Record, Table
+
+_FILE = re.compile(
+    r"""(?P<process>\d{4,})
+    (?: \.process
+      | -(?P<side>labels|names)\.jsonl
+      | -(?P<thread>\d{5,})-(?P<tid>\d+)-(?P<buffer>[a-z_]+)-\d{6,}\.buf
+      | -(?P<arrows>[a-z_]+)-\d{6,}\.arrows
+      | -losses\.json
+    )""",
+    re.VERBOSE,
+)
+
+#: A larger number of a label set or name is nonsense: a damaged line.
+_MOST_SETS = 1 << 24
+
+
+@dataclass
+class Process:
+    """A process that recorded into the run.
+
+    Attributes
+    ----------
+    index : int
+        Its index p in the run, part of every frame and span id.
+    pid : int or None
+        None if its file cannot be read.
+    alive : bool
+        It still holds its lock: more may come.
+    facts : dict
+        All that it wrote about itself.
+    label_lines, name_lines : list of dict
+        Its label sets and names, as written down so far.
+    """
+
+    index: int
+    pid: int | None = None
+    alive: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    label_lines: list[dict[str, Any]] = field(default_factory=list)
+    name_lines: list[dict[str, Any]] = field(default_factory=list)
+    _offsets: dict[str, int] = field(default_factory=dict)
+
+
+class Segments:
+    """The segments of the run in the folder `path`.
+
+    Attributes
+    ----------
+    processes : dict of int to Process
+        By index, as of the last `refresh`.
+    notes : list of str
+        What could not be read, and why.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.folder = path / "segments"
+        self.processes: dict[int, Process] = {}
+        self.notes: list[str] = []
+        self.refresh()
+
+    def refresh(self) -> Self:
+        """Take up new processes, label sets and names."""
+        for name in self.files():
+            found = _FILE.fullmatch(name)
+            if found is None:
+                self.note(f"segments/{name}: not a file of a run, left out")
+                continue
+            index = int(found["process"])
+            process = self.processes.setdefault(index, Process(index))
+            if name.endswith(".process"):
+                self._read_process(name, process)
+            elif found["side"]:
+                lines = process.label_lines if found["side"] == "labels" else process.name_lines
+                lines.extend(self._new_lines(name, process))
+        self.processes = dict(sorted(self.processes.items()))
+        return self
+
+    def files(self) -> list[str]:
+        """Return the names of all files of the folder, sorted; none if there is no folder."""
+        try:
+            return sorted(entry.name for entry in os.scandir(self.folder) if entry.is_file())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self.note(f"segments: {error.strerror}")
+            return []
+
+    @property
+    def live(self) -> bool:
+        """Whether a process is still recording."""
+        return any(process.alive for process in self.processes.values())
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables that have segments, in the schema's order."""
+        found = {
+            match["buffer"] or match["arrows"]
+            for match in map(_FILE.fullmatch, self.files())
+            if match
+        }
+        self._note_unknown(found - TABLES.keys() - {None})
+        return [name for name in TABLES if name in found]
+
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def losses(self) -> dict[str, dict[str, int]]:
+        """Return for each table how many rows were `lost`, and `let_go` by a bounded recording."""
+        sums: dict[str, dict[str, int]] = {}
+        for name in self.files():
+            if name.endswith("-losses.json"):
+                for table, counts in self._json(name).items():
+                    known = sums.setdefault(table, {"lost": 0, "let_go": 0})
+                    for kind in known:
+                        count = counts.get(kind, 0) if isinstance(counts, dict) else 0
+                        known[kind] += count if isinstance(count, int) else 0
+        return {table: counts for table, counts in sums.items() if any(counts.values())}
+
+    def batches(self, name: str) -> Iterator[tuple[Process, pa.RecordBatch]]:
+        """Yield what the processes wrote of a table, batch by batch.
+
+        Of a table with a record, a batch has the record's fields without pads,
+        and `thread` and `tid`; of any other the columns that were written.
+        Nothing is left out or yielded twice while the run is being recorded: the
+        buffers of living processes are read first, so that one which is written
+        as a batch meanwhile is known by the batch's mark, or was read already.
+        """
+        table = TABLES[name]
+        buffers = self._buffers(table)
+        held = {
+            file: self._committed(file, table) for file in buffers if self._process_of(file).alive
+        }
+        written: set[str] = set()
+        for file in self.files():
+            found = _FILE.fullmatch(file)
+            if found is None or found["arrows"] != name:
+                continue
+            process = self._process_of(file)
+            for batch, buffer in self._whole_batches(file, process):
+                if buffer is not None:
+                    written.add(buffer)
+                yield process, batch
+        for file in buffers:
+            if file in written:
+                continue
+            batch = held.pop(file) if file in held else self._committed(file, table)
+            if batch is not None and batch.num_rows:
+                yield self._process_of(file), batch
+
+    def _process_of(self, file: str) -> Process:
+        index = index_of(file)
+        assert index is not None
+        if index not in self.processes:  # it began to record after the last refresh
+            self.refresh()
+        return self.processes[index]
+
+    def _buffers(self, table: Table) -> list[str]:
+        found = ((file, _FILE.fullmatch(file)) for file in self.files())
+        return [file for file, match in found if match and match["buffer"] == table.name]
+
+    def _committed(self, file: str, table: Table) -> pa.RecordBatch | None:
+        """Return a buffer's whole records, wherever in it they are; None if it is gone."""
+        found = _FILE.fullmatch(file)
+        if table.record is None or found is None:
+            return None
+        try:
+            content = (self.folder / file).read_bytes()
+        except FileNotFoundError:  # written as a batch meanwhile
+            return None
+        except OSError as error:
+            self.note(f"segments/{file}: {error.strerror}")
+            return None
+        return _whole_records(content, table.record, int(found["thread"]), int(found["tid"]))
+
+    def _whole_batches(
+        self, file: str, process: Process
+    ) -> Iterator[tuple[pa.RecordBatch, str | None]]:
+        """Yield a stream's batches up to its end or the first that is not whole."""
+        count = 0
+        try:
+            with pa.OSFile(str(self.folder / file)) as source:
+                reader = pa.ipc.open_stream(source)
+                while True:
+                    batch, metadata = reader.read_next_batch_with_custom_metadata()
+                    batch.validate(full=True)  # nonsense must not crash the code that reads it
+                    buffer = (metadata or {}).get("buffer")
+                    yield batch, buffer.decode() if isinstance(buffer, bytes) else buffer
+                    count += 1
+        except StopIteration:
+            return
+        except FileNotFoundError:  # compacted meanwhile
+            return
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            # While its process lives, the batch that is being written looks just so.
+            if not process.alive:
+                reason = str(error).splitlines()[0]
+                self.note(f"segments/{file}: cut short or damaged after {count} batches ({reason})")
+
+    def _read_process(self, name: str, process: Process) -> None:
+        process.facts = self._json(name) or process.facts
+        pid = process.facts.get("pid")
+        process.pid = pid if isinstance(pid, int) else None
+        process.alive = is_locked(self.folder / name)
+
+    def _new_lines(self, name: str, process: Process) -> list[dict[str, Any]]:
+        start = process._offsets.get(name, 0)
+        try:
+            with (self.folder / name).open("rb") as opened:
+                opened.seek(start)
+                text = opened.read()
+        except OSError as error:
+            self.note(f"segments/{name}: {error.strerror}")
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        process._offsets[name] = start + len(whole)
+        lines = []
+        for line in whole.splitlines():
+            try:
+                known = json.loads(line)
+                if not (isinstance(known["id"], int) and 0 <= known["id"] < _MOST_SETS):
+                    raise ValueError
+            except (ValueError, TypeError, KeyError):
+                self.note(f"segments/{name}: a line that is not JSON of the run format, left out")
+            else:
+                lines.append(known)
+        return lines
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            known = json.loads((self.folder / name).read_bytes())
+        except (OSError, ValueError) as error:
+            self.note(f"segments/{name}: cannot be read ({error})")
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def _note_unknown(self, tables: set[str | None]) -> None:
+        for table in sorted(filter(None, tables)):
+            self.note(f"segments: the table {table!r} is not one that this version knows, left out")
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a living process holds this file's lock."""
+    try:
+        with path.open("rb") as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            fcntl.flock(opened, fcntl.LOCK_UN)
+    except OSError:
+        return False
+    return False
+
+
+def index_of(file: str) -> int | None:
+    """Return the index of the process that wrote this file; None if it is no run's."""
+    found = _FILE.fullmatch(file)
+    return int(found["process"]) if found else None
+
+
+def _whole_records(content: bytes, record: Record, thread: int, tid: int) -> pa.RecordBatch:
+    count = len(content) // record.size  # a file cut short ends within a record
+    records = np.frombuffer(content, record.dtype, count)
+    whole = records[records[record.commit] != 0]
+    columns = {
+        name: np.ascontiguousarray(whole[name])
+        for name, _ in record.fields
+        if not name.startswith("pad")
+    }
+    return pa.record_batch(
+        {
+            **columns,
+            "thread": np.full(len(whole), thread, np.uint32),
+            "tid": np.full(len(whole), tid, np.int32),
+        }
+    )

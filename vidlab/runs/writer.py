@@ -1,0 +1,421 @@
+"""The writer of a run: one per recording process.
+
+Records reach the run in two ways. What a hot path writes goes into mapped blocks
+(`buffers`), which are safe from SIGKILL as they are; a background thread turns
+full ones into batches of an Arrow stream. All else are rows: few, with text, kept
+in memory for a quarter of a second at most.
+
+Nothing here may stop or slow the recorded program down. A file that cannot be
+written costs records, which are counted, and one warning.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import logging
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import pyarrow as pa
+
+from .. import labelsets
+from ..clock import now_ns
+from ..errors import RecordingError, RunError
+from . import processes
+from .background import Background
+from .blocks import BLOCK_BYTES, SPARES, Block
+from .buffers import Buffers, RecordBuffer
+from .derived import Derive, DerivedLabels
+from .encoding import count_holes, encode_block
+from .manifest import SEGMENTS, Manifest
+from .rows import Rows
+from .sidefiles import Lines
+from .streams import Streams
+
+#: How often rows are written, and full blocks looked for.
+INTERVAL_S = 0.25
+
+#: For so long a full block waits for records that were begun and are not whole.
+PATIENCE_NS = 500_000_000
+
+#: The least `max_bytes`: the buffers of a few threads take as much.
+LEAST_MAX_BYTES = 16 << 20
+
+_log = logging.getLogger("vidlab")
+
+_RECORDING, _INHERITED, _CLOSED = range(3)
+
+
+class _HasEndedError(RecordingError):
+    """The run takes no more processes."""
+
+
+class RunWriter:
+    """Writes what this process records into a run.
+
+    Parameters
+    ----------
+    path : Path
+        The run's directory.
+    max_bytes : int, optional
+        What its segments may come to, those of all processes together. The oldest
+        rows are let go, and counted.
+    keep_seconds : float, optional
+        How old rows may get before they are let go, give or take a sixteenth.
+    derive : Mapping[str, callable], optional
+        Further labels, each by a function of a label set's values.
+
+    Attributes
+    ----------
+    path : Path
+        The run's directory.
+    names : Names
+        The numbers by which records name stages, queues and sinks.
+
+    Raises
+    ------
+    RecordingError
+        If the directory cannot be written, or the run has ended.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int | None = None,
+        keep_seconds: float | None = None,
+        derive: Derive | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._segments = self.path / SEGMENTS
+        self._limits = (max_bytes, keep_seconds)
+        # Compressing costs as much CPU as all else here: worth it where bytes are counted.
+        compression = None if max_bytes is None else "lz4"
+        self._options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
+        self._derived = DerivedLabels(derive or {}, self._derive_failed)
+        self._known_names: list[tuple[int, str]] = []
+        self._name_lines: Lines | None = None
+        self._label_lines: Lines | None = None
+        self._state = _CLOSED
+        self._rows = Rows(self.lost, self._warn)
+        self._background = Background(self._write_what_there_is, INTERVAL_S)
+        self._buffers = Buffers(self._background.wake, self._take_part)
+        self._leave()
+        self.names = labelsets.Names(self._write_name)
+        self._begin()
+        processes.watch_forks(self)
+
+    @property
+    def index(self) -> int:
+        """This process's index in the run, the high bits of its frame and span numbers."""
+        if self._state == _INHERITED:
+            self._take_part()
+        return self._buffers.index
+
+    def buffer(self, table: str) -> RecordBuffer:
+        """Return the calling thread's buffer for the records of a table.
+
+        To be kept per thread: it is reclaimed when nothing refers to it and its thread
+        has ended. See `RecordBuffer` for how to pack a record.
+        """
+        if self._state == _INHERITED:
+            self._take_part()
+        return self._buffers.buffer(table)
+
+    def row(self, table: str, **columns: Any) -> None:
+        """Append a row to a table that has no record type.
+
+        `t_ns`, `pid`, `tid` and `labels` are filled in unless given: now, this process
+        and thread, and the current labels. Allowed in any thread, in a signal handler
+        and in a garbage-collector callback.
+        """
+        if self._state == _INHERITED:
+            self._take_part()
+        columns.setdefault("t_ns", now_ns())
+        columns.setdefault("pid", self._buffers.pid)
+        columns.setdefault("tid", threading.get_native_id())
+        columns.setdefault("labels", labelsets.current.get())
+        if self._state == _CLOSED:
+            self.lost(table, 1)
+        else:
+            self._rows.append(table, columns)
+
+    def finding(
+        self,
+        kind: str,
+        message: str,
+        severity: str = "warning",
+        frame: int = 0,
+        labels: int | None = None,
+        **evidence: Any,
+    ) -> None:
+        """Note something that should not be: what it is, in a sentence, and the numbers for it."""
+        about = {} if labels is None else {"labels": labels}
+        self.row(
+            "findings",
+            kind=kind,
+            severity=severity,
+            frame=frame or None,
+            message=message,
+            evidence=json.dumps(evidence, ensure_ascii=False, default=str) if evidence else None,
+            **about,
+        )
+
+    def lost(self, table: str, count: int) -> None:
+        """Count records or rows of a table that the calling thread lost."""
+        self._buffers.losses[table, threading.get_native_id()] += count
+
+    def losses(self) -> dict[str, dict[str, Any]]:
+        """Return per table how many rows were `lost`, of which thread, and how many `let_go`."""
+        counts: dict[str, dict[str, Any]] = {
+            table: {"lost": 0, "let_go": rows, "threads": {}} for table, rows in self._gone.items()
+        }
+        for (table, tid), count in sorted(self._buffers.losses.copy().items()):
+            known = counts.setdefault(table, {"lost": 0, "let_go": 0, "threads": {}})
+            known["lost"] += count
+            known["threads"][str(tid)] = count
+        return counts
+
+    def close(self) -> None:
+        """Write all there is and end this process's part of the run.
+
+        Threads that outlive the recording may go on recording: it does no harm, and
+        what they record is lost.
+        """
+        if self._state != _RECORDING:
+            self._state = _CLOSED
+            return
+        self._state = _CLOSED
+        self._stop_listening()
+        self._background.stop(patience_s=30)
+        with self._writing:
+            self._buffers.closed = True
+            self._buffers.retire_all()
+            until = now_ns() + PATIENCE_NS // 10
+            while any(count_holes(block) for block in list(self._buffers.full)):
+                if now_ns() > until:
+                    break
+                sleep(0.002)
+            self._write_blocks(final=True)
+            for block in list(self._buffers.out.values()):  # its thread is about to notice
+                block.used = BLOCK_BYTES
+                self._write_block(block, holes=0)
+            self._buffers.ended = True
+            self._write_rest(final=True)
+            self._streams.close()
+            self._buffers.remove_spares()
+            with contextlib.suppress(OSError):
+                (self._segments / SPARES).rmdir()  # unless another process has some there
+            self._let_go_of_files()
+            self._claim.release()
+
+    # --- beginning, and beginning again in a forked child -----------------------------
+
+    def _leave(self) -> None:
+        """Have nothing open: at first, and in a forked child."""
+        self._writing = threading.Lock()
+        self._beginning = threading.RLock()
+        self._gone: Counter[str] = Counter()
+        self._losses_written: dict[str, dict[str, Any]] = {}
+        self._warned: set[str] = set()
+        self._rows.clear()
+
+    def _begin(self) -> None:
+        """Take an index in the run and open this process's files."""
+        try:
+            (self._segments / SPARES).mkdir(parents=True, exist_ok=True)
+            self._claim = processes.claim(self._segments)
+        except OSError as error:
+            raise RecordingError(
+                f"{self.path} cannot be written ({error.strerror}): "
+                "record into a directory that can, with some space left"
+            ) from error
+        index = self._claim.index
+        try:
+            self._check_it_goes_on()
+            self._name_lines = Lines(self._segments / f"{index:04d}-names.jsonl")
+            self._label_lines = Lines(self._segments / f"{index:04d}-labels.jsonl")
+            self._streams = Streams(self._segments, index, *self._limits)
+            self._buffers.begin(self._segments, index, frugal=self._limits[0] is not None)
+            self._state = _RECORDING
+            for number, name in self._known_names:
+                self._name_lines.append({"id": number, "name": name})
+            self._stop_listening = labelsets.listen(self._write_labels)
+            self._background.start()
+        except BaseException as error:
+            self._state = _CLOSED
+            self._buffers.closed = True
+            self._let_go_of_files()
+            self._claim.withdraw()
+            if isinstance(error, OSError | RuntimeError):
+                raise RecordingError(f"{self.path} cannot be recorded into: {error}") from error
+            raise
+
+    def _check_it_goes_on(self) -> None:
+        # After the claim: either this process sees that the recording has ended, or the
+        # one that ended it sees that this one is there.
+        with contextlib.suppress(RunError):
+            if Manifest.read(self.path).ended is not None:
+                raise _HasEndedError(f"the recording of {self.path} has ended: start a new one")
+
+    def _let_go_of_files(self) -> None:
+        for lines in (self._name_lines, self._label_lines):
+            if lines is not None:
+                lines.close()
+        self._name_lines = self._label_lines = None
+
+    def _take_part(self) -> None:
+        """In a forked child that records for the first time: become a process of the run."""
+        with self._beginning:
+            if self._state != _INHERITED:
+                return
+            self._state = _CLOSED  # what a signal handler records meanwhile is lost
+            try:
+                self._begin()
+            except _HasEndedError:
+                return
+            except Exception as error:  # the program that is being recorded goes on
+                self._warn("record in a child process", error)
+                return
+            atexit.register(self.close)
+            self._finish_with_process()
+
+    def _finish_with_process(self) -> None:
+        """Have a child of `multiprocessing`, which runs no atexit functions, close this."""
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and self._state == _RECORDING:
+            util.Finalize(None, self.close, exitpriority=-1000)
+
+    def before_fork(self) -> None:
+        """Have nothing of this going on while the process forks."""
+        if self._state == _RECORDING:
+            self._background.stop(patience_s=0.25)
+            util = sys.modules.get("multiprocessing.util")
+            if util is not None:  # its children forget what was to be finished; ask again then
+                util.register_after_fork(self, RunWriter._finish_with_process)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._state == _RECORDING:
+            with contextlib.suppress(RuntimeError):  # `close` does what is left to do
+                self._background.start()
+
+    def after_fork_in_child(self) -> None:
+        """Leave all that is open to the parent, and wait for something to record."""
+        self.names.after_fork_in_child()
+        self._background.leave()
+        self._buffers.leave_to_parent()
+        self._leave()
+        if self._state != _RECORDING:
+            return
+        self._state = _INHERITED
+        self._stop_listening()
+        self._streams.leave()
+        self._let_go_of_files()
+        self._claim.release()
+
+    # --- label sets and names ---------------------------------------------------------
+
+    def _write_name(self, number: int, name: str) -> None:
+        self._known_names.append((number, name))
+        if self._name_lines is not None:
+            self._name_lines.append({"id": number, "name": name})
+
+    def _write_labels(self, labels: labelsets.LabelSet) -> None:
+        if self._label_lines is not None:
+            self._label_lines.append(self._derived.line(labels))
+
+    def _derive_failed(self, key: str, error: Exception) -> None:
+        self.finding(
+            "label_not_derived",
+            f"the function for the label {key!r} failed ({type(error).__name__}: {error}): "
+            "where it does, the label is missing",
+            label=key,
+        )
+
+    # --- in the background ------------------------------------------------------------
+
+    def _write_what_there_is(self) -> None:
+        self._buffers.writer = threading.get_ident()
+        try:
+            with self._writing:
+                self._write_blocks()
+                self._write_rest()
+                self._buffers.refill()
+        except Exception as error:  # whatever it is, the next round may go better
+            self._warn("write the run", error)
+
+    def _write_blocks(self, final: bool = False) -> None:
+        full = self._buffers.full
+        for _ in range(len(full)):
+            block = full.popleft()
+            holes = count_holes(block)
+            if holes and not final and now_ns() - block.t_full_ns < PATIENCE_NS:
+                full.append(block)
+                continue
+            if self._streams.bounded:
+                self._gone += self._streams.let_go()
+            self._write_block(block, holes)
+
+    def _write_block(self, block: Block, holes: int) -> None:
+        """Write a block as a batch, and end it. Records that are not whole are lost."""
+        losses = self._buffers.losses
+        try:
+            batch = encode_block(block, self._options)
+            if batch.rows:
+                self._streams.append(block.table, batch)
+            block.remove()
+        except OSError as error:
+            self._warn("write records", error)
+            if not block.readable:
+                losses[block.table, block.tid] += batch.rows
+                block.remove()
+            # Else its file stays, and is read as it is.
+        if holes:
+            losses[block.table, block.tid] += holes
+        self._buffers.out.pop(block.name, None)
+        self._buffers.written += 1
+
+    def _write_rest(self, final: bool = False) -> None:
+        for lines in (self._name_lines, self._label_lines):
+            if lines is not None:
+                lines.retry()
+                if lines.error is not None:
+                    self._warn("write labels", lines.error)
+        self._rows.write(self._streams, self._options, final)
+        if self._streams.bounded:
+            self._gone += self._streams.let_go()
+        if self._buffers.error is not None:
+            self._warn("make buffers", self._buffers.error)
+        try:
+            self._write_losses()
+        except OSError as error:
+            self._warn("write what was lost", error)
+
+    def _write_losses(self) -> None:
+        losses = self.losses()
+        if losses != self._losses_written:
+            name = f"{self._claim.index:04d}-losses.json"
+            temporary = self._segments / SPARES / name
+            temporary.write_text(json.dumps(losses))
+            temporary.replace(self._segments / name)
+            self._losses_written = losses
+
+    def _warn(self, what: str, error: object) -> None:
+        """Say what went wrong, the first time that it does in this way."""
+        # The error itself must not be kept: its traceback holds blocks in memory.
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        if reason not in self._warned:
+            self._warned.add(reason)
+            _log.warning(
+                "vidlab cannot %s into %s (%s): the program goes on, what is lost is counted",
+                what,
+                self.path,
+                reason,
+            )
