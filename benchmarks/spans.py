@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 import vidlab as vl
 from vidlab import labelsets, schema
-from vidlab.capture.frames.refs import FrameRef
+from vidlab.capture.frames.refs import FrameRef, frame_ref
 
 from .figure import Figure, median_cpu_ns, report
 
@@ -55,7 +55,7 @@ def stages(frame: FrameRef) -> Callable[[int], None]:
 
 def a_frame() -> FrameRef:
     born_with = labelsets.intern({"stream_id": "cam-7", "codec": "h264", "gpu": 0})
-    return FrameRef(frame=(1 << 52) | 1234, seq=1234, pts=0, dts=0, labels=born_with, t_demux_ns=0)
+    return frame_ref(frame=(1 << 52) | 1234, seq=1234, pts=0, dts=0, labels=born_with, t_demux_ns=0)
 
 
 def recorded_cost(folder: Path) -> list[Figure]:

@@ -1,0 +1,109 @@
+"""Record a video pipeline, then see why a frame was late.
+
+    import vidlab as vl
+
+    with vl.record("runs/first"):
+        with vl.open_video("clip.mp4") as video:
+            for frame in video.frames():
+                with vl.stage("filter", frame):
+                    ...
+
+    run = vl.open_run("runs/first")
+    vl.analysis.latency.percentiles(run.scan("spans"), by=["stage", "codec"])
+
+Names are imported when they are first used: a program that is recorded never
+loads what only an analysis needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import analysis, charts
+    from .capture.frames.engine import Frames
+    from .capture.frames.ffmpeg import run_ffmpeg
+    from .capture.frames.refs import Traced
+    from .capture.frames.sinks import deliver
+    from .capture.frames.stages import stage
+    from .capture.frames.traced_queue import TracedAsyncQueue, TracedProcessQueue, TracedQueue
+    from .capture.frames.video import open_output, open_video
+    from .capture.runtime.engine import Runtime
+    from .errors import VidlabError
+    from .labelsets import labels
+    from .recording import record
+    from .runs.compaction import compact
+    from .runs.recovery import recover
+    from .runs.run import Run, open_run
+    from .runs.verification import verify
+    from .workbench.report import write_report
+
+#: Where each name comes from: "module:attribute", or a whole "module".
+_SOURCES = {
+    "Frames": "capture.frames.engine:Frames",
+    "Run": "runs.run:Run",
+    "Runtime": "capture.runtime.engine:Runtime",
+    "Traced": "capture.frames.refs:Traced",
+    "TracedAsyncQueue": "capture.frames.traced_queue:TracedAsyncQueue",
+    "TracedProcessQueue": "capture.frames.traced_queue:TracedProcessQueue",
+    "TracedQueue": "capture.frames.traced_queue:TracedQueue",
+    "VidlabError": "errors:VidlabError",
+    "analysis": "analysis",
+    "charts": "charts",
+    "compact": "runs.compaction:compact",
+    "deliver": "capture.frames.sinks:deliver",
+    "labels": "labelsets:labels",
+    "open_output": "capture.frames.video:open_output",
+    "open_run": "runs.run:open_run",
+    "open_video": "capture.frames.video:open_video",
+    "record": "recording:record",
+    "recover": "runs.recovery:recover",
+    "run_ffmpeg": "capture.frames.ffmpeg:run_ffmpeg",
+    "stage": "capture.frames.stages:stage",
+    "verify": "runs.verification:verify",
+    "write_report": "workbench.report:write_report",
+}
+
+__all__ = [  # noqa: RUF022  # in the order in which a reader meets them
+    "record",
+    "labels",
+    "stage",
+    "open_video",
+    "open_output",
+    "deliver",
+    "Traced",
+    "TracedQueue",
+    "TracedAsyncQueue",
+    "TracedProcessQueue",
+    "run_ffmpeg",
+    "Frames",
+    "Runtime",
+    "open_run",
+    "Run",
+    "analysis",
+    "charts",
+    "write_report",
+    "compact",
+    "recover",
+    "verify",
+    "VidlabError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    source = _SOURCES.get(name)
+    if source is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module_name, _, attribute = source.partition(":")
+    module = importlib.import_module(f"{__name__}.{module_name}")
+    value = getattr(module, attribute) if attribute else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

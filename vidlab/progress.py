@@ -22,7 +22,6 @@ def progress(what: str, total: float | None = None, unit: str = "it") -> Iterato
     except ImportError:
         yield lambda steps: None
         return
-    in_notebook = "ipykernel" in sys.modules
     with tqdm(
         total=total,
         desc=what,
@@ -30,6 +29,12 @@ def progress(what: str, total: float | None = None, unit: str = "it") -> Iterato
         unit_scale=True,
         delay=0.5,
         leave=False,
-        disable=False if in_notebook else None,
+        disable=False if in_notebook() else None,
     ) as bar:
         yield bar.update
+
+
+def in_notebook() -> bool:
+    """Return whether this process is a notebook's kernel, which shows what is written to stderr."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

@@ -257,7 +257,7 @@ class Recording:
                 error.strerror,
             )
             return
-        if importlib.util.find_spec("polars") is None or not _have_ended(segments):
+        if not _can_compact() or not _have_ended(segments):
             return
         try:
             from .runs.compaction import compact
@@ -379,6 +379,12 @@ def _unwritable(run: Path, error: OSError) -> str:
         f"{run} cannot be written ({error.strerror}): "
         "record into a directory that can, with some space left"
     )
+
+
+def _can_compact() -> bool:
+    with contextlib.suppress(ImportError):
+        return importlib.util.find_spec("polars") is not None
+    return False
 
 
 def _have_ended(segments: Path) -> bool:

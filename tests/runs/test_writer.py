@@ -581,7 +581,7 @@ def test_no_record_is_lost_to_sigkill(tmp_path: Path, after: float) -> None:
     path.write_bytes(bytes(64))
     process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "run", path])
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 64) as witness:
-        while not any(witness):
+        while not any(witness[:]):
             time.sleep(0.001)
         time.sleep(after)
         process.kill()

@@ -19,12 +19,13 @@ import polars as pl
 from . import fates
 
 #: Events and spans that are looked at in one go.
-STRETCH_ROWS = 300_000
+STRETCH_ROWS = 200_000
 
 #: Frames of a cut stream that are looked at beyond either end of a stretch.
 MARGIN_FRAMES = 4096
 
 _SEQ_BITS = 32
+_LAST_SEQ = (1 << _SEQ_BITS) - 1
 
 #: Columns of spans on which no fate depends.
 _NOT_ASKED_FOR = ("span", "parent", "cpu_ns", "runqueue_ns", "gpu_duration_ns")
@@ -82,9 +83,10 @@ def derived(
     frame = pl.col("frame")
     for stretch in stretches:
         near = frame.is_between(_id(stretch.lower), _id(stretch.upper))
-        # That a stream was drained stands at its frame 0, wherever the stretch is.
-        beginning = _id(stretch.lower >> _SEQ_BITS << _SEQ_BITS)
-        drained = (pl.col("event") == "flushed") & (frame == beginning)
+        # When the stream was drained counts wherever in it the stretch is.
+        stream = stretch.lower >> _SEQ_BITS << _SEQ_BITS
+        of_stream = frame.is_between(_id(stream), _id(stream | _LAST_SEQ))
+        drained = (pl.col("event") == "flushed") & of_stream
         # Read once, one after the other: the derivation asks for each several times over.
         read = (
             events.filter(near | drained).collect(),
@@ -102,8 +104,7 @@ def _id(frame: int) -> pl.Expr:
 
 def _whole(streams: list[tuple[int, int, int]]) -> Stretch:
     first, last = streams[0][1], streams[-1][2]
-    # From the stream's frame 0 on: there stands that it was drained.
-    return Stretch(first, last, first >> _SEQ_BITS << _SEQ_BITS, last)
+    return Stretch(first, last, first, last)
 
 
 def _cut(rows: int, least: int, greatest: int) -> Iterator[Stretch]:

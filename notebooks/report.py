@@ -1,0 +1,185 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Which frames were late, and why?
+
+# %% tags=["parameters"]
+run = "../runs/demo"
+stream_id = None
+codec = None
+gpu = None
+deadline_ms = None
+
+# %%
+import polars as pl
+
+import vidlab as vl
+from vidlab.analysis import (
+    closure,
+    latency,
+    losses,
+    pauses,
+    queues,
+    silences,
+    startup,
+    stutter,
+    throughput,
+)
+from vidlab.workbench import renderer, tables
+from vidlab.workbench.slices import Slice
+from vidlab.workbench.verdict import verdict
+
+renderer.enable()
+part = Slice(vl.open_run(run), stream_id, codec, gpu, deadline_ms)
+frames, spans, streams = part.scan("frames"), part.scan("spans"), part.scan("streams")
+verdict(part)
+
+# %% [markdown]
+# ## How long does it take?
+#
+# Choose a stream, a codec, a GPU, and a quantile: this page computes the percentiles anew, by
+# itself. *End to end* is a frame's whole way, from the read of its packet to the moment at which
+# a sink had consumed it. A name with a dot is a wait that belongs to a stage, not work in it.
+
+# %%
+lost = part.lost("spans", "frames")
+vl.charts.cube.percentiles(
+    part.run.cube(),
+    stream_id=stream_id,
+    codec=codec,
+    gpu=gpu,
+    deadline_ms=part.deadline,
+    lost=lost,
+)
+
+# %% [markdown]
+# ## Who was late?
+
+# %%
+late_frames = part.late_frames()
+late = latency.late_summary(late_frames)
+vl.charts.latency.late(late, lost=part.lost("frames"))
+
+# %% [markdown]
+# ## What made them late?
+#
+# For each late frame, the time that it spent on each stage and wait is compared with what punctual
+# frames of the same stream typically spend. What is beyond that made it late.
+
+# %%
+causes = closure.by_cause(late_frames, part.run.scan("spans"))
+vl.charts.closure.ranking(closure.ranking(causes), lost=lost)
+
+# %%
+vl.charts.closure.by_cause(causes, lost=lost)
+
+# %% [markdown]
+# ## Where does a frame's time go?
+#
+# A frame's end-to-end latency is work, waits in queues, the wait of a decoder for frames that are
+# shown earlier (reordering), the wait of an encoder for frames to come, and a rest that no span
+# covers.
+
+# %%
+closed = closure.closure(frames, part.run.scan("spans"))
+means = closed.group_by("stream_id", "codec").agg(pl.col("^.*_ns$").mean()).sort("stream_id")
+vl.charts.closure.by_stream(means, lost=lost)
+
+# %%
+vl.charts.closure.frames(closed.top_k(20, by="end_to_end_ns"), lost=lost)
+
+# %% [markdown]
+# ## When was it slow?
+#
+# While the garbage collector runs, no Python code of its process does.
+
+# %%
+over_time = latency.over_time(latency.as_spans(frames))
+gc_pauses = part.scan("gc_pauses").collect()
+vl.charts.pauses.timeline(gc_pauses, over_time, lost=part.lost("gc_pauses", "frames"))
+
+# %%
+tables.Table(pauses.by_generation(gc_pauses), "Garbage collections by generation")
+
+# %%
+quiet = silences.silences(part.run.scan("spans"), part.run.scan("gc_pauses"))
+vl.charts.pauses.silences(silences.episodes(quiet), start_ns=part.start_ns, lost=lost)
+
+# %% [markdown]
+# ## Which frames were lost?
+
+# %%
+vl.charts.losses.fates(losses.fates(frames), lost=part.lost("frames"))
+
+# %%
+vl.charts.losses.by_stage(losses.by_stage(frames), lost=part.lost("frames"))
+
+# %%
+columns = ("stream_id", "codec", "first_seq", "last_seq", "lost_frames", "fate", "lost_at")
+gops = losses.gops(frames).select(columns)
+tables.Table(gops, "Lost key frames, and how many frames each took along")
+
+# %% [markdown]
+# ## Which queues were full?
+#
+# A queue that is full holds up what fills it: the stage after it is too slow, or does not take.
+
+# %%
+depths = part.scan("queue_depths")
+vl.charts.queues.by_queue(queues.by_queue(depths, spans), lost=part.lost("queue_depths"))
+
+# %%
+levels = queues.levels(depths)
+vl.charts.queues.levels(levels, start_ns=part.start_ns, lost=part.lost("queue_depths"))
+
+# %% [markdown]
+# ## Do streams keep their rate?
+
+# %%
+vl.charts.throughput.by_stream(throughput.by_stream(frames, streams), lost=part.lost("frames"))
+
+# %%
+rates = throughput.over_time(frames, streams, window_s=part.window_s(bins=100))
+vl.charts.throughput.over_time(rates, start_ns=part.start_ns, lost=part.lost("frames"))
+
+# %%
+vl.charts.stutter.by_stream(stutter.by_stream(frames, streams), lost=part.lost("frames"))
+
+# %%
+freezes = stutter.freezes(frames)
+vl.charts.stutter.freezes(freezes, start_ns=part.start_ns, lost=part.lost("frames"))
+
+# %%
+vl.charts.startup.first_frames(startup.first_frames(frames, streams), lost=part.lost("frames"))
+
+# %% [markdown]
+# ## Exact percentiles
+
+# %%
+exact = latency.percentiles(spans)
+vl.charts.latency.percentiles(exact, lost=part.lost("spans"))
+
+# %%
+tables.Table(exact, "Exact nearest-rank percentiles by stage and codec")
+
+# %% [markdown]
+# ## What else was noticed
+
+# %%
+kinds = part.scan("findings").group_by("kind", "severity")
+found = kinds.agg(pl.len().alias("count"), pl.col("message").first()).collect()
+tables.Table(found.sort("kind", "severity"), "Findings, and one of each kind")
+
+# %%
+tables.facts(part.run)

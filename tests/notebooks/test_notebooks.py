@@ -1,0 +1,107 @@
+"""The notebooks: pairs in step, stripped, short, and each runs from top to bottom."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import pytest
+
+from vidlab.lab.synthetic import write_run
+from vidlab.workbench import notebooks
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+PAIRS = sorted(FOLDER.glob("*.py"))
+
+every_notebook = pytest.mark.parametrize("source", PAIRS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("notebooks") / "run", frames=1_200, streams=4, seed=1)
+
+
+def cells_of(notebook: nbformat.NotebookNode) -> list[tuple[str, str, list[str]]]:
+    return [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in notebook.cells]
+
+
+def outputs_of(executed: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [output for cell in executed.cells for output in cell.get("outputs", [])]
+
+
+def text_of(executed: nbformat.NotebookNode) -> str:
+    return json.dumps(outputs_of(executed))
+
+
+def test_all_notebooks_are_pairs() -> None:
+    assert {path.stem for path in PAIRS} == {path.stem for path in FOLDER.glob("*.ipynb")}
+    assert {"01_quickstart", "02_frame_latency", "report"} <= {path.stem for path in PAIRS}
+
+
+@every_notebook
+def test_a_pair_is_in_step(source: Path) -> None:
+    script = jupytext.read(source)
+    notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    assert cells_of(script) == cells_of(notebook), (
+        f"run: jupytext --to ipynb --update notebooks/{source.name}"
+    )
+
+
+@every_notebook
+def test_it_is_stripped_and_small(source: Path) -> None:
+    path = source.with_suffix(".ipynb")
+    assert path.stat().st_size < 50_000
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+@every_notebook
+def test_it_asks_a_question_takes_parameters_and_leaves_logic_to_the_package(source: Path) -> None:
+    title, parameters, *rest = jupytext.read(source).cells
+    assert title.cell_type == "markdown"
+    assert title.source.splitlines()[0].startswith("# ")
+    assert title.source.splitlines()[0].endswith("?")
+    assert parameters.metadata["tags"] == ["parameters"]
+    assigned = {
+        node.targets[0].id: ast.literal_eval(node.value)  # type: ignore[attr-defined]
+        for node in ast.parse(parameters.source).body
+    }
+    assert list(assigned) == ["run", "stream_id", "codec", "gpu", "deadline_ms"]
+    code = ast.parse("\n".join(cell.source for cell in rest if cell.cell_type == "code"))
+    for node in ast.walk(code):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 10, f"{node.name} belongs in the package"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"deadline_ms": 30.0}, {"stream_id": "cam-02", "codec": "av1", "deadline_ms": 40.0}],
+    ids=["whole", "slice"],
+)
+def test_the_report_runs(run_path: Path, parameters: dict[str, Any]) -> None:
+    executed = notebooks.execute(FOLDER / "report.ipynb", {"run": str(run_path), **parameters})
+    assert text_of(executed).count("vidlab-chart") > 15
+    shown = [output.data.get("text/html", "") for output in outputs_of(executed)]
+    [verdict] = [html for html in shown if "headline" in html]
+    assert "cam-02" in verdict
+    assert ("cam-03" in verdict) == ("stream_id" not in parameters)
+
+
+def test_frame_latency_runs(run_path: Path) -> None:
+    executed = notebooks.execute(
+        FOLDER / "02_frame_latency.ipynb", {"run": str(run_path), "deadline_ms": 40.0}
+    )
+    text = text_of(executed)
+    assert "The way of the slowest frame" in text
+    assert "100.0%" in text  # the latency of all frames closes
+
+
+def test_quickstart_records_and_answers(tmp_path: Path) -> None:
+    executed = notebooks.execute(FOLDER / "01_quickstart.ipynb", {"run": str(tmp_path / "run")})
+    assert "motion" in text_of(executed)
+    assert (tmp_path / "run" / "manifest.json").exists()

@@ -1,0 +1,196 @@
+"""Nearest-rank percentiles of grouped values: exact, and from log-bucket histograms.
+
+The q-quantile of n values is the value of rank ceil(q n) in ascending order: always
+one that occurred. (Hyndman and Fan, "Sample Quantiles in Statistical Packages", 1996,
+definition 1.) With weights it is the least value at which the running sum of weights
+reaches q times their total, which is the same as repeating each value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from .. import histogram
+from ..errors import InputError
+from . import tables
+
+#: The quantiles that every table of percentiles has unless others are asked for.
+DEFAULT = (0.5, 0.9, 0.99, 0.999)
+
+# A product such as 0.07 * 100 is a little more than 7: without this its rank would be 8.
+_TIE = 1 - 1e-12
+
+
+def column(quantile: float) -> str:
+    """Return the name of a quantile's column, in nanoseconds.
+
+    >>> [column(q) for q in (0.5, 0.99, 0.999, 0, 1)]
+    ['p50_ns', 'p99_ns', 'p99_9_ns', 'p0_ns', 'p100_ns']
+    """
+    return f"p{quantile * 100:.6g}".replace(".", "_") + "_ns"
+
+
+def checked(quantiles: Sequence[float] | float) -> list[float]:
+    """Return the quantiles as a list.
+
+    Raises
+    ------
+    InputError
+        If one is not between 0 and 1.
+    """
+    several = [quantiles] if isinstance(quantiles, int | float) else list(quantiles)
+    for quantile in several:
+        if not 0 <= quantile <= 1:
+            raise InputError(
+                f"a quantile is between 0 and 1, such as 0.99 for the 99th percentile, "
+                f"not {quantile!r}"
+            )
+    return several
+
+
+def grouped(
+    table: pl.LazyFrame,
+    by: Sequence[str],
+    quantiles: Sequence[float] | float = DEFAULT,
+    value: str = "duration_ns",
+) -> pl.DataFrame:
+    """Return count, mean, percentiles and maximum of `value` in each group.
+
+    Rows count 1 / `sample_rate` each, if the table has that column. As long as all rows
+    of a group have the same rate, which is the rule, weights don't change its
+    percentiles, and none are computed.
+
+    Parameters
+    ----------
+    table : polars.LazyFrame
+        Has the columns `by` and `value`, the latter integer nanoseconds, never null.
+    by : sequence of str
+        What makes a group; none for all rows.
+    quantiles : sequence of float
+        Between 0 and 1.
+
+    Returns
+    -------
+    polars.DataFrame
+        `by` (text as String), `count` Int64, `mean_ns`, one `pNN_ns` a quantile and
+        `max_ns`, all Int64 nanoseconds; sorted by `by`.
+    """
+    several = checked(quantiles)
+    sampled = tables.has(table, "sample_rate")
+    keys = list(by) or ["all"]
+    rows = table.select(
+        *by,
+        *([] if by else [pl.lit(0).alias("all")]),
+        pl.col(value).alias("value"),
+        *(["sample_rate"] if sampled else []),
+    )
+    rate = pl.col("sample_rate")
+    rates = [rate.min().alias("least_rate"), rate.max().alias("most_rate")] if sampled else []
+    # Values are gathered once, and every quantile picked from what was gathered. As
+    # aggregations of their own they would gather them once each: half as much work again.
+    gathered = pl.col("values").list
+    result = (
+        rows.group_by(keys)
+        .agg(pl.col("value").alias("values"), *rates)
+        .with_columns(
+            gathered.len().cast(pl.Int64).alias("count"),
+            gathered.mean().alias("mean_ns"),
+            gathered.max().alias("max_ns"),
+            *(
+                gathered.eval(pl.element().quantile(quantile * _TIE, "equiprobable"))
+                .list.first()
+                .alias(column(quantile))
+                for quantile in several
+            ),
+        )
+        .drop("values")
+        .collect(engine="streaming")
+    )
+    if sampled:
+        same = pl.col("least_rate") == pl.col("most_rate")
+        mixed = result.filter(~same).select(keys)
+        result = result.filter(same).with_columns(
+            tables.whole_number(pl.col("count") / pl.col("least_rate")).alias("count")
+        )
+        if mixed.height:
+            few = rows.join(mixed.lazy(), on=keys, how="semi", nulls_equal=True)
+            parts = [result.drop("least_rate", "most_rate"), _weighted(few, keys, several)]
+            result = pl.concat(parts, how="diagonal_relaxed")
+    numbers = ["mean_ns", *map(column, several), "max_ns"]
+    return (
+        tables.plain(result)
+        .select(*by, "count", pl.col(numbers).round().cast(pl.Int64))
+        .sort(list(by) or "count")
+    )
+
+
+def _weighted(rows: pl.LazyFrame, keys: list[str], quantiles: list[float]) -> pl.DataFrame:
+    values = pl.col("value")
+    weight = 1.0 / pl.col("sample_rate")
+    ascending, running = values.sort(), weight.sort_by("value").cum_sum()
+    return (
+        rows.group_by(keys)
+        .agg(
+            tables.whole_number(weight.sum()).alias("count"),
+            ((values * weight).sum() / weight.sum()).alias("mean_ns"),
+            *(
+                ascending.get((running < quantile * _TIE * weight.sum()).sum())
+                .cast(pl.Float64)
+                .alias(column(quantile))
+                for quantile in quantiles
+            ),
+            values.max().alias("max_ns"),
+        )
+        .collect()
+    )
+
+
+def of_histograms(
+    cube: pl.LazyFrame, by: Sequence[str], quantiles: Sequence[float] | float = DEFAULT
+) -> pl.DataFrame:
+    """Return what `grouped` does, from log-bucket histograms.
+
+    Parameters
+    ----------
+    cube : polars.LazyFrame
+        Columns `by`, `bucket`, `count` and `total_ns`.
+
+    Returns
+    -------
+    polars.DataFrame
+        As of `grouped`. Counts and means are exact, percentiles and maxima within
+        `vidlab.histogram.RELATIVE_ERROR`.
+    """
+    several = checked(quantiles)
+    keys = list(by) or ["all"]
+    running = pl.col("count").cum_sum()
+    result = (
+        cube.with_columns(*([] if by else [pl.lit(0).alias("all")]))
+        .group_by(*keys, "bucket")
+        .agg(pl.col("count", "total_ns").sum())
+        .filter(pl.col("count") > 0)
+        .sort("bucket")
+        .group_by(keys, maintain_order=True)
+        .agg(
+            tables.whole_number(pl.col("count").sum()).alias("events"),
+            (pl.col("total_ns").sum() / pl.col("count").sum()).alias("mean_ns"),
+            *(
+                pl.col("bucket")
+                .get((running < quantile * _TIE * pl.col("count").sum()).sum())
+                .alias(column(quantile))
+                for quantile in several
+            ),
+            pl.col("bucket").max().alias("max_ns"),
+        )
+        .collect()
+        .rename({"events": "count"})
+    )
+    buckets = [*map(column, several), "max_ns"]
+    return (
+        tables.plain(result)
+        .with_columns(pl.Series(name, histogram.value_of(result[name])) for name in buckets)
+        .select(*by, "count", pl.col("mean_ns", *buckets).round().cast(pl.Int64))
+        .sort(list(by) or "count")
+    )

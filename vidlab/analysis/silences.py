@@ -1,0 +1,171 @@
+"""When did a whole process stand still?
+
+In a busy pipeline some thread begins or ends a span every millisecond. If for
+tens of milliseconds none does, no Python code ran that records: the garbage
+collector ran (`gc_pauses` knows), the process got no CPU (spans know how long
+their threads were ready to run and waited), or something held the GIL. A single
+slow stage does not show here, since the other threads go on.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from . import tables
+from .tables import AnyTable
+
+#: A silence is at least this long …
+LEAST_NS = 30_000_000
+
+#: … and longer than this many times the 99th percentile of all gaps: a pipeline that is
+#: paced at 25 frames a second is quiet between two frames, which is nothing to report.
+TIMES_USUAL = 5
+
+#: Silences with no more than this between them are one episode.
+TOGETHER_NS = 250_000_000
+
+#: Half a second in which fewer than half of the usual number of streams do anything is the
+#: begin or the end of a pipeline: silences there mean nothing.
+_AROUND_NS = 500_000_000
+
+_NEEDED = ("pid", "t_ns", "duration_ns", "stream_id")
+_COLUMNS = ("pid", "t_ns", "duration_ns", "gc_ns", "runqueue_ns")
+
+
+def silences(spans: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame:
+    """Return the times in which no thread of a process began or ended a span.
+
+    Parameters
+    ----------
+    spans : polars.LazyFrame or polars.DataFrame
+        The table `spans`, not a slice by stream: other streams' work is what breaks a
+        silence.
+    gc_pauses : polars.LazyFrame or polars.DataFrame, optional
+        The table `gc_pauses`.
+
+    Returns
+    -------
+    polars.DataFrame
+        `pid`, `t_ns`, `duration_ns`, `gc_ns` (how much of it the garbage collector took)
+        and `runqueue_ns` (how long, at most, a thread at work then waited for a CPU), all
+        Int64 but for `pid`; by process and time.
+    """
+    table = tables.lazy(spans, "spans", [*_NEEDED, "kind", "runqueue_ns"])
+    # A wait is not work, and its ends coincide with those of the work around it.
+    work = table.filter(pl.col("kind").cast(pl.String) == "service")
+    moments = pl.concat(
+        [
+            work.select("pid", "stream_id", "t_ns"),
+            work.select("pid", "stream_id", t_ns=pl.col("t_ns") + pl.col("duration_ns")),
+        ]
+    )
+    gap = pl.col("t_ns").shift(-1).over("pid", order_by="t_ns") - pl.col("t_ns")
+    gaps = moments.sort("pid", "t_ns").with_columns(duration_ns=gap).drop_nulls("duration_ns")
+    usual = pl.col("duration_ns").quantile(0.99, "nearest").over("pid")
+    quiet = (
+        gaps.filter(pl.col("duration_ns") >= LEAST_NS, pl.col("duration_ns") > TIMES_USUAL * usual)
+        .drop("stream_id")
+        .pipe(_amid_work, moments)
+        .sort("pid", "t_ns")
+    )
+    quiet = quiet.collect().lazy()  # few rows, needed twice
+    with_waits = _with_waits(quiet, work)
+    if gc_pauses is None:
+        return with_waits.with_columns(gc_ns=pl.lit(0, pl.Int64)).select(_COLUMNS).collect()
+    pauses = tables.lazy(gc_pauses, "gc_pauses", ["pid", "t_ns", "duration_ns"])
+    return _with_collections(with_waits, pauses).select(_COLUMNS).collect()
+
+
+def _amid_work(quiet: pl.LazyFrame, moments: pl.LazyFrame) -> pl.LazyFrame:
+    """Those silences before and after which at least half of the usual streams are at work."""
+    part = pl.col("t_ns") // _AROUND_NS
+    at_work = moments.group_by("pid", part.alias("part")).agg(pl.col("stream_id").n_unique())
+    usual = pl.col("stream_id").max().over("pid")
+    busy = at_work.filter(2 * pl.col("stream_id") >= usual).select("pid", "part")
+    after = (pl.col("t_ns") + pl.col("duration_ns")) // _AROUND_NS
+    return (
+        quiet.with_columns(before=part, after=after)
+        .join(busy, left_on=["pid", "before"], right_on=["pid", "part"], how="semi")
+        .join(busy, left_on=["pid", "after"], right_on=["pid", "part"], how="semi")
+        .drop("before", "after")
+    )
+
+
+def _with_collections(quiet: pl.LazyFrame, pauses: pl.LazyFrame) -> pl.LazyFrame:
+    overlapping = _overlapping(quiet, pauses.select("pid", "t_ns", "duration_ns"))
+    taken = overlapping.group_by("pid", "t_ns").agg(pl.col("overlap_ns").sum().alias("gc_ns"))
+    joined = quiet.join(taken, on=["pid", "t_ns"], how="left", maintain_order="left")
+    return joined.with_columns(pl.col("gc_ns").fill_null(0))
+
+
+def _with_waits(quiet: pl.LazyFrame, work: pl.LazyFrame) -> pl.LazyFrame:
+    waiting = work.filter(pl.col("runqueue_ns") > 0)
+    overlapping = _overlapping(quiet, waiting.select("pid", "t_ns", "duration_ns", "runqueue_ns"))
+    longest = pl.min_horizontal("runqueue_ns", "overlap_ns").max().alias("runqueue_ns")
+    waited = overlapping.group_by("pid", "t_ns").agg(longest)
+    joined = quiet.join(waited, on=["pid", "t_ns"], how="left", maintain_order="left")
+    return joined.with_columns(pl.col("runqueue_ns").fill_null(0))
+
+
+def _overlapping(quiet: pl.LazyFrame, others: pl.LazyFrame) -> pl.LazyFrame:
+    """Each silence with each of these times of its process that it overlaps, and by how much."""
+    end = pl.col("t_ns") + pl.col("duration_ns")
+    silent = quiet.select("pid", "t_ns", end.alias("end_ns"))
+    times = others.with_columns(
+        pl.col("t_ns").alias("other_t_ns"), end.alias("other_end_ns"), pl.col("pid").alias("other")
+    ).drop("pid", "t_ns", "duration_ns")
+    overlap = pl.min_horizontal("end_ns", "other_end_ns") - pl.max_horizontal("t_ns", "other_t_ns")
+    # Two inequalities and nothing else, so that polars sorts instead of trying every pair.
+    return (
+        silent.join_where(
+            times, pl.col("t_ns") < pl.col("other_end_ns"), pl.col("end_ns") > pl.col("other_t_ns")
+        )
+        .filter(pl.col("pid") == pl.col("other"))
+        .with_columns(overlap_ns=overlap)
+    )
+
+
+def episodes(quiet: AnyTable) -> pl.DataFrame:
+    """Return silences that are close together as one, by what caused them.
+
+    Parameters
+    ----------
+    quiet : polars.LazyFrame or polars.DataFrame
+        What `silences` returned.
+
+    Returns
+    -------
+    polars.DataFrame
+        `pid`, `cause`, `t_ns`, `duration_ns` (from the first silence's start to the last
+        one's end), `silent_ns`, `count` (of silences) and `longest_ns`; by process and time.
+        The cause is "gc" where the garbage collector took most of the silence, "cpu" where
+        a thread waited for a CPU most of it, else "unknown": something held the GIL.
+    """
+    grouping = ["pid", "cause"]
+    end = pl.col("t_ns") + pl.col("duration_ns")
+    after = pl.col("t_ns") - end.shift(1).over(grouping, order_by="t_ns")
+    most = pl.col("duration_ns") // 2
+    cause = (
+        pl.when(pl.col("gc_ns") > most)
+        .then(pl.lit("gc"))
+        .when(pl.col("runqueue_ns") > most)
+        .then(pl.lit("cpu"))
+    )
+    return (
+        quiet.lazy()
+        .with_columns(cause=cause.otherwise(pl.lit("unknown")))
+        .with_columns(apart=(after > TOGETHER_NS).fill_null(value=True))
+        .with_columns(number=pl.col("apart").cum_sum().over(grouping, order_by="t_ns"))
+        .group_by(*grouping, "number")
+        .agg(
+            pl.col("t_ns").min(),
+            (end.max() - pl.col("t_ns").min()).alias("lasted_ns"),
+            pl.col("duration_ns").sum().alias("silent_ns"),
+            pl.len().alias("count"),
+            pl.col("duration_ns").max().alias("longest_ns"),
+        )
+        .rename({"lasted_ns": "duration_ns"})
+        .drop("number")
+        .sort("pid", "t_ns")
+        .collect()
+    )

@@ -1,0 +1,141 @@
+"""What every analysis does first: check its tables and bring them into one shape.
+
+An analysis takes a polars LazyFrame or DataFrame with the columns of
+`vidlab.schema.TABLES`, as `Run.scan` returns it, and returns a DataFrame. Text
+columns may be Categorical, Enum or String on the way in; they are String on the way
+out, so that results of different tables join.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import polars as pl
+
+from .. import schema
+from ..errors import InputError
+
+#: What an analysis accepts as a table.
+AnyTable = pl.LazyFrame | pl.DataFrame
+
+#: How many frames, or spans, a recorded one stands for; 1 where nothing is sampled.
+WEIGHT = "weight"
+
+#: The fates of frames that reached a sink.
+DELIVERED = ("delivered", "duplicated")
+
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+
+
+@cache
+def _types(table: str) -> dict[str, Any]:
+    own = pl.from_arrow(schema.TABLES[table].arrow_schema.empty_table())
+    assert isinstance(own, pl.DataFrame)
+    return dict(own.schema)
+
+
+def lazy(table: AnyTable, name: str, columns: Iterable[str]) -> pl.LazyFrame:
+    """Return the table as a LazyFrame of which these columns have the types of the schema.
+
+    Parameters
+    ----------
+    table : polars.LazyFrame or polars.DataFrame
+    name : str
+        Which table of `vidlab.schema.TABLES` it should be.
+    columns : iterable of str
+        The columns that the analysis reads; others are left as they are.
+
+    Raises
+    ------
+    InputError
+        If it is no polars table, or a column is missing.
+    """
+    if not isinstance(table, AnyTable):
+        raise InputError(
+            f"the table {name!r} must be a polars LazyFrame or DataFrame, not a "
+            f"{type(table).__name__}: pass run.scan({name!r}), or polars.from_pandas(…)"
+        )
+    found = table.lazy().collect_schema()
+    wanted = list(dict.fromkeys(columns))
+    missing = [column for column in wanted if column not in found]
+    if missing:
+        raise InputError(
+            f"the table {name!r} has no column {', '.join(map(repr, missing))} "
+            f"(it has {', '.join(found)}): pass run.scan({name!r}) with all its columns, "
+            "or choose among these"
+        )
+    own = _types(name)
+    casts = []
+    for column in wanted:
+        dtype = own.get(column, found[column])
+        if dtype in _TEXT:
+            dtype = found[column] if found[column] in _TEXT else pl.String
+        if found[column] != dtype:
+            casts.append(pl.col(column).cast(dtype))
+    return table.lazy().with_columns(casts) if casts else table.lazy()
+
+
+def names(by: str | Sequence[str]) -> list[str]:
+    """Return the column names given as one name or as several, each once."""
+    return [by] if isinstance(by, str) else list(dict.fromkeys(by))
+
+
+def as_text(table: pl.LazyFrame, columns: Iterable[str]) -> pl.LazyFrame:
+    """Return the table with those of these columns that are text as String."""
+    dtypes = table.collect_schema()
+    return table.with_columns(
+        pl.col(column).cast(pl.String) for column in columns if dtypes[column] in _TEXT
+    )
+
+
+def plain(result: pl.DataFrame) -> pl.DataFrame:
+    """Return the result with all text as String."""
+    return result.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+
+
+def has(table: pl.LazyFrame, column: str) -> bool:
+    """Return whether the table has this column."""
+    return column in table.collect_schema()
+
+
+def weighted(table: pl.LazyFrame) -> pl.LazyFrame:
+    """Return the table with the column `weight`, 1 / sample_rate."""
+    weight = 1.0 / pl.col("sample_rate") if has(table, "sample_rate") else pl.lit(1.0)
+    return table.with_columns(weight.alias(WEIGHT))
+
+
+def whole_number(weight: pl.Expr) -> pl.Expr:
+    """Return a sum of weights as the number of events that it stands for."""
+    return weight.round().cast(pl.Int64)
+
+
+def delivered(frames: AnyTable, columns: Iterable[str] = ()) -> pl.LazyFrame:
+    """Return the frames that reached a sink, with their `end_to_end_ns`.
+
+    A frame's end-to-end latency is t_done_ns - t_demux_ns: from the start of the read
+    of its packet to the moment at which a sink had consumed it.
+    """
+    table = lazy(frames, "frames", ("fate", "t_demux_ns", "t_done_ns", *columns))
+    return table.filter(pl.col("fate").cast(pl.String).is_in(DELIVERED)).with_columns(
+        end_to_end_ns=pl.col("t_done_ns") - pl.col("t_demux_ns")
+    )
+
+
+def top_level(spans: AnyTable, columns: Iterable[str] = ()) -> pl.LazyFrame:
+    """Return the spans that have no other around them: only these add up."""
+    table = lazy(spans, "spans", ("frame", "parent", "duration_ns", *columns))
+    return table.filter(pl.col("parent").fill_null(0) == 0)
+
+
+def nominal_rates(streams: AnyTable) -> pl.LazyFrame:
+    """Return `stream_id` (String) and the `nominal_rate` at which it was last opened, in 1/s."""
+    table = lazy(streams, "streams", ("t_ns", "stream_id", "nominal_rate", "direction"))
+    known = (pl.col("direction").cast(pl.String) == "input") & (pl.col("nominal_rate") > 0)
+    return (
+        as_text(table.filter(known), ["stream_id"])
+        .sort("t_ns")
+        .group_by("stream_id")
+        .agg(pl.col("nominal_rate").last())
+    )

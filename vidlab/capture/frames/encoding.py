@@ -1,0 +1,273 @@
+"""PyAV's way out: encode and mux, the encoder's lag, and time stamps that make no sense."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from typing import Any
+
+from ... import labelsets
+from ...clock import now_ns
+from ...schema import DELIVERED, ENCODER_LAG, FLUSHED, OK
+from . import stages
+from .decoding import Inside, holds_in_threads
+from .opaque import Carrier, CopyOpaque, Registry
+from .recorder import SpanRecorder
+from .refs import FrameRef
+from .spans import Span
+
+#: What makes no sense: kind of finding, and what it means.
+_MEANINGS = {
+    "pts_missing": "a frame without pts was given to the encoder, which makes one up",
+    "pts_backwards": "a frame's pts is not above that of the frame before: it will be shown "
+    "late, or never",
+    "dts_backwards": "a packet's dts is not above that of the packet before: muxers refuse it",
+    "dts_after_pts": "a packet is to be decoded after it is to be shown",
+}
+
+
+class Sanity:
+    """Time stamps of one encoder or muxed stream: the first of each fault, and how many."""
+
+    def __init__(self, recorder: SpanRecorder, what: str) -> None:
+        self._recorder = recorder
+        self._what = what
+        self._counts: dict[str, int] = {}
+        self._last: tuple[int, Fraction | None] | None = None
+
+    def encoded(self, pts: int | None, time_base: Fraction | None, ref: FrameRef | None) -> None:
+        """Look at a frame that is given to an encoder."""
+        if pts is None:
+            self._found("pts_missing", ref)
+            return
+        last, self._last = self._last, (pts, time_base)
+        if last is None:
+            return
+        before = last[0]
+        if last[1] != time_base and last[1] and time_base:
+            before = last[0] * last[1] / time_base  # type: ignore[assignment]
+        if pts <= before:
+            self._found("pts_backwards", ref, pts=pts, before=float(before))
+
+    def muxed(self, pts: int | None, dts: int | None, ref: FrameRef | None) -> None:
+        """Look at a packet that is given to a muxer."""
+        if pts is None:
+            self._found("pts_missing", ref, dts=dts)
+        if dts is None:
+            return
+        last, self._last = self._last, (dts, None)
+        if last is not None and dts <= last[0]:
+            self._found("dts_backwards", ref, dts=dts, before=last[0])
+        if pts is not None and dts > pts:
+            self._found("dts_after_pts", ref, dts=dts, pts=pts)
+
+    def _found(self, kind: str, ref: FrameRef | None, **evidence: Any) -> None:
+        self._counts[kind] = count = self._counts.get(kind, 0) + 1
+        if count > 1:
+            return
+        self._recorder.writer.finding(
+            kind,
+            f"{self._what}: {_MEANINGS[kind]}",
+            frame=0 if ref is None else ref.frame,
+            labels=None if ref is None else ref.labels,
+            **evidence,
+        )
+
+    def close(self) -> None:
+        """Report how often each fault was seen, if more than once."""
+        for kind, count in self._counts.items():
+            if count > 1:
+                self._recorder.writer.finding(
+                    kind, f"{self._what}: {count} times in all", severity="info", count=count
+                )
+
+
+class Encoder:
+    """An encoder of PyAV that is being recorded."""
+
+    def __init__(self, recorder: SpanRecorder, ctx: Any, copy_opaque: CopyOpaque) -> None:
+        from av.codec import Capabilities
+
+        able = ctx.codec.capabilities & Capabilities.encoder_reordered_opaque
+        #: Whether the encoder passes `opaque` on: others refuse to open if asked to.
+        self.by_opaque = bool(able) and not holds_in_threads(ctx)
+        self.user_copies = copy_opaque.force(ctx) if self.by_opaque else [bool(ctx.copy_opaque)]
+        self.inside = Inside()
+        self.sanity = Sanity(recorder, f"encoder {ctx.name}")
+        #: A frame of each stream whose frames it has been given.
+        self.streams: dict[int, int] = {}
+
+
+class Output:
+    """An output stream of PyAV that is being recorded."""
+
+    def __init__(self, recorder: SpanRecorder, container: Any, stream: Any, labels: int) -> None:
+        ctx = stream.codec_context
+        name = f"{os.path.basename(container.name) or 'output'}:{stream.index}"  # noqa: PTH119
+        base = stream.time_base
+        rate = stream.average_rate or (ctx.framerate if ctx is not None else None)
+        self.number = recorder.writer.names.number(name)
+        self.sanity = Sanity(recorder, name)
+        recorder.writer.row(
+            "streams",
+            labels=labels,
+            direction="output",
+            url=container.name,
+            stream_index=stream.index,
+            nominal_rate=float(rate) if rate else None,
+            time_base=f"{base.numerator}/{base.denominator}" if base else None,
+            width=None if ctx is None else ctx.width,
+            height=None if ctx is None else ctx.height,
+            pixel_format=None if ctx is None else ctx.pix_fmt,
+            identity="opaque",
+        )
+
+
+class Muxing:
+    """What is recorded of PyAV's encoders and muxers."""
+
+    def __init__(
+        self, recorder: SpanRecorder, packets: Carrier, frames: Carrier, copy_opaque: CopyOpaque
+    ) -> None:
+        self._recorder = recorder
+        self._packets, self._frames = packets, frames
+        self._copy_opaque = copy_opaque
+        self._encoders: Registry[Encoder] = Registry("codec")
+        self._outputs: Registry[Output] = Registry("index_entries")
+        self._encode, self._mux = recorder.kind("encode"), recorder.kind("mux")
+
+    # --- encode ---
+
+    def before_encode(self, ctx: Any, frame: Any) -> tuple[Encoder, FrameRef | None, Any, Span]:
+        """Open the span of an encode call."""
+        t0_ns = now_ns()
+        recorder = self._recorder
+        encoder = self._encoders.get(ctx)
+        if encoder is None:
+            encoder = self._encoders.add(ctx, Encoder(recorder, ctx, self._copy_opaque))
+        ref = user = None
+        if frame is not None:
+            ref = self._frames.read(frame)
+            if ref is None:
+                ref = adopt(recorder)
+                if ref is not None:
+                    self._frames.write(frame, ref)
+            if ref is None or ref.sampled:
+                encoder.sanity.encoded(frame.pts, frame.time_base, ref)
+            if ref is not None:
+                user = frame.opaque
+                if not encoder.by_opaque:
+                    self._frames.strip(frame)
+        span = recorder.span(self._encode, ref)
+        span.__enter__()
+        span.t0 = t0_ns
+        return encoder, ref, user, span
+
+    def after_encode(
+        self,
+        call: tuple[Encoder, FrameRef | None, Any, Span],
+        ctx: Any,
+        frame: Any,
+        packets: list[Any] | None,
+        error: BaseException | None,
+    ) -> None:
+        """Close the span of an encode call and name the packets."""
+        encoder, ref, user, span = call
+        if frame is None and not packets:
+            span.drop()
+        else:
+            span.__exit__(None if error is None else type(error), error, None)
+        if ref is not None:
+            if not encoder.by_opaque:
+                self._frames.write_for_user(frame, ref, user)
+            if error is None:
+                encoder.streams[ref.frame >> 32] = ref.frame
+                encoder.inside.enter(
+                    ref, _pts_in(ctx, frame), span.t1, self._recorder.outermost(ref)
+                )
+        for packet in packets or ():
+            self._came_out(encoder, packet, ref, span.t1)
+        if frame is None and error is None:
+            for number in encoder.streams.values():
+                self._recorder.event(number, FLUSHED, self._encode.number)
+            encoder.inside.clear()
+
+    def _came_out(self, encoder: Encoder, packet: Any, given: FrameRef | None, t_ns: int) -> None:
+        ref = self._packets.read(packet)
+        if ref is None:
+            ref = None if encoder.by_opaque else encoder.inside.match(packet.pts)
+            if ref is None:
+                return
+            self._packets.write(packet, ref)
+        elif ref.user is not None and not encoder.user_copies[0]:
+            self._packets.write_for_user(packet, ref, None)
+        known = encoder.inside.leave(ref.frame)
+        if known is not None and (given is None or given.frame != ref.frame):
+            _, _, since_ns, under = known
+            self._recorder.emit(
+                self._encode.number, ENCODER_LAG, OK, ref, since_ns, t_ns, after=under
+            )
+
+    # --- mux ---
+
+    def before_mux(self, packet: Any) -> tuple[FrameRef | None, Span] | None:
+        """Open the span of a mux call; None for a packet that is not of a video."""
+        t0_ns = now_ns()
+        stream = packet.stream
+        if stream is None or stream.type != "video":
+            return None
+        ref = self._packets.read(packet)
+        span = self._recorder.span(self._mux, ref)
+        span.__enter__()
+        span.t0 = t0_ns
+        return ref, span
+
+    def after_mux(
+        self,
+        call: tuple[FrameRef | None, Span],
+        container: Any,
+        packet: Any,
+        error: BaseException | None,
+    ) -> None:
+        """Close the span of a mux call: its frame is delivered."""
+        ref, span = call
+        span.__exit__(None if error is None else type(error), error, None)
+        output = self._outputs.get(packet.stream)
+        if output is None:
+            labels = labelsets.current.get() if ref is None else ref.labels
+            made = Output(self._recorder, container, packet.stream, labels)
+            output = self._outputs.add(packet.stream, made)
+        if ref is None or ref.sampled:
+            output.sanity.muxed(packet.pts, packet.dts, ref)
+        if ref is not None and error is None:
+            self._recorder.event(ref, DELIVERED, output.number, t_ns=span.t1)
+
+    def close(self) -> None:
+        """Report what is reported at the end."""
+        for encoder in self._encoders.values():
+            encoder.sanity.close()
+        for output in self._outputs.values():
+            output.sanity.close()
+
+
+def adopt(recorder: SpanRecorder) -> FrameRef | None:
+    """Return the frame that an image without identity is taken to show, if any.
+
+    That is the frame which this thread works on, once: of two such images in a row
+    it is not known whether they show the same frame.
+    """
+    ref = stages.ref_here(recorder)
+    state = recorder.local.state
+    if ref is None or state.adopted == ref.frame:
+        return None
+    state.adopted = ref.frame
+    return ref
+
+
+def _pts_in(ctx: Any, frame: Any) -> int | None:
+    """The frame's pts in the encoder's time base, as its packet will have it."""
+    pts: int | None = frame.pts
+    base, own = frame.time_base, ctx.time_base
+    if pts is None or base is None or own is None or base == own:
+        return pts
+    return int(round(pts * base / own))

@@ -1,0 +1,192 @@
+"""`stage`: name a piece of work on a frame, in any code.
+
+Off, while nothing is recorded, `stage(name)` returns an object that is made once
+per name and whose two methods are functions of C that do nothing. On, it returns
+a `Span`. Both are decorators too, and what they decorate records whenever a
+recording runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from asyncio.events import _get_running_loop as running_loop
+from collections.abc import Callable
+from contextvars import Token
+from sys import getrefcount
+from typing import Any
+
+from ..patching import Patches
+from .recorder import SpanRecorder, frame_here
+from .refs import FrameRef, ref_of
+from .spans import F, Skipped, Span, inherited
+
+__all__ = ["Idle", "Span", "SpanRecorder", "activate", "active", "current", "ref_here", "stage"]
+
+#: The references to a spare span that nobody else has: the thread state's, the local
+#: variable's and the argument's.
+_SPARE_REFERENCES = 3
+
+#: The recorder of the recording that runs, if one does.
+active: SpanRecorder | None = None
+
+
+def stage(name: str, frame: Any = None) -> Span | Idle:
+    """Record what is inside as a stage: a context manager and a decorator.
+
+    Parameters
+    ----------
+    name : str
+        What the work is called: "filter", "detect".
+    frame : optional
+        The frame that it works on: a frame or packet of PyAV, an image, a `Traced`
+        or a `FrameRef`. By default the frame of the stage around it, else the one
+        that this thread took last from a queue or decoder.
+
+    Notes
+    -----
+    A decorated function's frame is the first of its arguments that has an identity.
+    Each step of a decorated generator is a span of its own, of the frame that it
+    yields; a decorated coroutine function's span includes what it awaits.
+
+    A stage that an exception leaves has the status error; cancelled, if the
+    exception is a `CancelledError`, `GeneratorExit` or `KeyboardInterrupt`.
+
+    Examples
+    --------
+    >>> with stage("filter"):
+    ...     image = [0, 1, 2]
+    >>> @stage("detect")
+    ... def detect(image):
+    ...     return max(image)
+    >>> detect(image)
+    2
+    """
+    recorder = active
+    if recorder is None:
+        try:
+            return _idle[name]
+        except KeyError:
+            return _new_idle(name)
+    try:
+        state = recorder.local.state
+        if frame is None:
+            ref = ref_here(recorder)
+        elif type(frame) is FrameRef:
+            ref = frame
+        else:
+            ref = ref_of(frame) or ref_here(recorder)
+        try:
+            kind = recorder.kinds[name]
+        except KeyError:
+            kind = recorder.kind(name)
+        if ref is not None and not ref.sampled:
+            return Skipped(kind, ref, state)
+        if kind.span is not Span:
+            return kind.span(kind, ref, state)
+        span = state.spare
+        if span is None or getrefcount(span) > _SPARE_REFERENCES:
+            state.spare = span = Span(kind, ref, state)
+        else:
+            span.kind = kind
+            span.ref = ref
+        return span
+    except Exception:
+        recorder.failed()
+        return _idle.get(name) or _new_idle(name)
+
+
+def ref_here(recorder: SpanRecorder) -> FrameRef | None:
+    """The frame of the innermost open stage, else the one that this thread took last."""
+    around = recorder.innermost()
+    while around is not None:
+        if around.ref is not None and not around.t1:
+            return around.ref
+        around = around.outer
+    return frame_here.get()
+
+
+# --- off ------------------------------------------------------------------------------
+
+
+class Idle:
+    """A stage that was made while nothing is recorded.
+
+    Its two methods must cost next to nothing, so they are bound methods of C that
+    ignore what they are given and return None: clearing an empty list, and
+    releasing a released memoryview. While recording they are `_enter` and `_exit`, for
+    programs that make a stage once and enter it often.
+    """
+
+    __slots__ = ("name",)
+
+    __enter__: Callable[..., Any] = [].clear
+    __exit__: Callable[..., Any] = memoryview(b"").__exit__
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, function: F) -> F:
+        from .decorating import decorated  # which is built on this
+
+        return decorated(self.name, function)
+
+
+def _enter(idle: Idle) -> None:
+    opened = stage(idle.name)
+    if isinstance(opened, Span):
+        opened.__enter__()
+
+
+def _exit(idle: Idle, error: type[BaseException] | None, value: object, where: object) -> None:
+    opened = active.innermost() if active is not None else None
+    # Entered before the recording began, it has no span.
+    if opened is not None and opened.kind.name == idle.name:
+        opened.__exit__(error, value, where)
+
+
+#: One for each name, as long as a program does not make names up.
+_idle: dict[str, Idle] = {}
+_MOST_IDLE = 4096
+
+
+def _new_idle(name: str) -> Idle:
+    idle = Idle(name)
+    return idle if len(_idle) >= _MOST_IDLE else _idle.setdefault(name, idle)
+
+
+def activate(patches: Patches, recorder: SpanRecorder) -> None:
+    """Let `stage` record until `patches` are restored."""
+    patches.set(Idle, "__enter__", _enter)
+    patches.set(Idle, "__exit__", _exit)
+    patches.set(sys.modules[__name__], "active", recorder)
+
+
+class _Current:
+    """The open span of this thread or task, in the manner of a `ContextVar`.
+
+    Setting it is for work that goes on elsewhere, such as a thread pool's task: what
+    is recorded there without a stage around it is then inside this span.
+    """
+
+    def get(self) -> Span | None:
+        """Return the innermost open span here."""
+        return active.innermost() if active is not None else inherited.get()
+
+    def set(self, span: Span | None) -> Any:
+        """Let what follows in this thread or task be inside `span`."""
+        state = active.local.state if active is not None else None
+        if state is None or (state.loops and running_loop() is not None):
+            return inherited.set(span)
+        before, state.top = state.top, span
+        return state, before
+
+    def reset(self, token: Any) -> None:
+        """Undo `set`."""
+        if isinstance(token, Token):
+            inherited.reset(token)
+        else:
+            state, before = token
+            state.top = before
+
+
+current = _Current()

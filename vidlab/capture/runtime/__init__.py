@@ -1,0 +1,1 @@
+"""The runtime engine: what CPython itself does to a pipeline."""

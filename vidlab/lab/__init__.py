@@ -1,0 +1,1 @@
+"""Experiments: demo pipelines with planted faults, and synthetic runs of any size."""

@@ -1,0 +1,161 @@
+"""`vidlab demo`: record a pipeline of eight streams with planted faults, and find them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..capture.frames.engine import Frames
+from ..capture.runtime.engine import Runtime
+from ..progress import progress
+from ..recording import record
+from ..runs.run import open_run
+from ..workbench.report import write_report
+from ..workbench.slices import Slice
+from ..workbench.verdict import Verdict, verdict
+from . import faults
+from .clips import CLIPS, Clip, make_clips
+from .diagnosis import diagnose, matched
+from .faults import Fault, Saboteur
+from .pipeline import Source, probe, run_pipeline
+
+#: A frame is late beyond this: decoders that reorder, and AV1's, take up to 0.15 s at 25/s.
+DEADLINE_MS = 200.0
+
+#: The clip with corrupt packets: H.264's, in its second group of pictures.
+CORRUPT = replace(CLIPS[0], name="h264-corrupt", corrupt=(61, 62, 63))
+
+#: Each stream's clip. Two streams a codec, one of them with corrupt packets.
+STREAMS: dict[str, Clip] = {
+    "cam-1": CLIPS[0],
+    "cam-2": CLIPS[1],
+    "cam-3": CLIPS[2],
+    "cam-4": CLIPS[3],
+    "cam-5": CORRUPT,
+    "cam-6": CLIPS[1],
+    "cam-7": CLIPS[2],
+    "cam-8": CLIPS[3],
+}
+
+
+def planted(seconds: float) -> list[Fault]:
+    """Return the demo's faults for streams of this length, none at the same time as another
+    that strikes all streams."""
+    return [
+        Fault(faults.SLOW_STAGE, codec="av1", stage="filter"),
+        Fault(faults.CORRUPT_PACKETS, stream_id="cam-5"),
+        Fault(
+            faults.QUEUE_BACKS_UP,
+            stream_id="cam-4",
+            stage="encode",
+            begins_s=0.1 * seconds,
+            ends_s=0.35 * seconds,
+        ),
+        Fault(faults.GC_STALL, begins_s=0.5 * seconds, ends_s=0.5 * seconds + 0.3),
+        Fault(faults.GIL_HOG, begins_s=0.7 * seconds, ends_s=0.7 * seconds + 1.0),
+    ]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a demo has shown; as text, a dozen lines.
+
+    Attributes
+    ----------
+    run, report : Path
+        What it has left behind.
+    verdict : Verdict
+        Which streams were late, and why, by the analyses.
+    planted, found : list of Fault
+        The faults that were planted, and those of them that the analyses name.
+    """
+
+    run: Path
+    report: Path
+    verdict: Verdict
+    planted: list[Fault]
+    found: list[Fault]
+
+    def __str__(self) -> str:
+        lines = [str(self.verdict)]
+        if self.planted:
+            lines.append(f"{len(self.found)} of {len(self.planted)} planted faults were found")
+            lines += [
+                f"  - not found: {fault.kind}" for fault in self.planted if fault not in self.found
+            ]
+        lines.append(f"run: {self.run}   report: {self.report}")
+        return "\n".join(lines)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the same for machines, as JSON values."""
+        return {
+            "run": str(self.run),
+            "report": str(self.report),
+            **asdict(self.verdict),
+            "planted": [fault.facts() for fault in self.planted],
+            "found": [fault.facts() for fault in self.found],
+        }
+
+
+def run_demo(
+    output: str | os.PathLike[str] = "runs/demo",
+    report: str | os.PathLike[str] = "reports/demo.html",
+    inputs: Sequence[str | os.PathLike[str]] | None = None,
+    seconds: float | None = None,
+) -> Demo:
+    """Record the demo pipeline, and return what the analyses find in it.
+
+    Parameters
+    ----------
+    output : path
+        The run's folder; a run that is there is replaced.
+    report : path
+        The report's file, `.html` or `.pdf`.
+    inputs : sequence of path, optional
+        Your own clips, a stream each; then no faults are planted. By default eight streams
+        of four clips, which are made first.
+    seconds : float, optional
+        How much of each clip; by default all of it.
+
+    Raises
+    ------
+    InputError
+        If an input has no video that can be decoded.
+    RecordingError
+        If the run cannot be written.
+    """
+    sources = _own(inputs, seconds) if inputs else _made(seconds)
+    longest = max(float(source.frame_count / source.rate) for source in sources)
+    faults_here = [] if inputs else planted(longest)
+    parameters: dict[str, Any] = {} if inputs else {"deadline_ms": DEADLINE_MS}
+    parameters["planted"] = [fault.facts() for fault in faults_here]
+    frames = sum(source.frame_count for source in sources)
+    saboteur = Saboteur(faults_here)
+    with (
+        tempfile.TemporaryDirectory(prefix="vidlab-") as folder,
+        record(output, engines=[Frames(), Runtime()], parameters=parameters, overwrite=True),
+        progress("recording", frames, "frame") as advance,
+    ):
+        run_pipeline(sources, Path(folder), saboteur, advance)
+    run = open_run(output)
+    found = matched(faults_here, diagnose(run), saboteur.t_start_ns) if faults_here else []
+    return Demo(run.path, write_report(output, report), verdict(Slice(run)), faults_here, found)
+
+
+def _made(seconds: float | None) -> list[Source]:
+    paths = make_clips(STREAMS.values())
+    return [probe(path, stream_id, seconds) for stream_id, path in zip(STREAMS, paths, strict=True)]
+
+
+def _own(inputs: Sequence[str | os.PathLike[str]], seconds: float | None) -> list[Source]:
+    paths = [Path(path) for path in inputs]
+    names = [path.stem for path in paths]
+    # A stream's name is its own: clips of the same name get a number.
+    return [
+        probe(path, f"{path.stem}-{number}" if names.count(path.stem) > 1 else path.stem, seconds)
+        for number, path in enumerate(paths, 1)
+    ]

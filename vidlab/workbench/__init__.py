@@ -1,0 +1,1 @@
+"""What a person touches in JupyterLab, and the report that leaves it."""

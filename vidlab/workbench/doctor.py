@@ -1,0 +1,180 @@
+"""What works on this machine, and how to get the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+#: The distributions that each extra brings, by the module that is imported of it.
+EXTRAS = {
+    "video": {"av": "av", "cv2": "opencv-python-headless"},
+    "workbench": {
+        "altair": "altair",
+        "jupyterlab": "jupyterlab",
+        "nbconvert": "nbconvert",
+        "pandas": "pandas",
+        "papermill": "papermill",
+        "polars": "polars",
+        "tqdm": "tqdm",
+    },
+    "gpu": {"cupy": "cupy-cuda12x", "pynvml": "nvidia-ml-py"},
+    "profile": {"pyroscope": "pyroscope-io"},
+}
+
+#: FFmpeg's names of the encoders that the demo's clips are made with, and of all decoders of
+#: those codecs.
+ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9")
+DECODERS = ("h264", "hevc", "libdav1d", "vp9", "mpeg2video", "mpeg4")
+
+#: Less free disk than this is worth a word: a recording writes up to some megabytes a second.
+ENOUGH_DISK_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One ability of this machine.
+
+    Attributes
+    ----------
+    what : str
+        The ability.
+    works : bool
+        Whether it is there.
+    detail : str
+        Which version of it, or what is missing.
+    remedy : str
+        The command, or the step, that brings it; '' if it works.
+    """
+
+    what: str
+    works: bool
+    detail: str
+    remedy: str = ""
+
+
+def examine(folder: str | os.PathLike[str] = ".") -> list[Finding]:
+    """Return what works on this machine and how to get the rest, one finding an ability.
+
+    Parameters
+    ----------
+    folder : path
+        Where runs are to be written: its free disk space is looked at.
+    """
+    findings: list[Finding] = []
+    for examination in (_python, _extras, _codecs, _programs, _kernel):
+        findings += examination()
+    findings.append(_disk(Path(folder)))
+    return findings
+
+
+def _python() -> Iterator[Finding]:
+    version = platform.python_version()
+    yield Finding(
+        "Python",
+        sys.version_info >= (3, 11),
+        f"{version}, {sys.executable}",
+        "" if sys.version_info >= (3, 11) else "install Python 3.11 or later",
+    )
+    yield from _packages("recording", {"numpy": "numpy", "pyarrow": "pyarrow"}, "vidlab")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, packages in EXTRAS.items():
+        yield from _packages(extra, packages, f"vidlab[{extra}]")
+
+
+def _packages(purpose: str, packages: dict[str, str], requirement: str) -> Iterator[Finding]:
+    here = {name: importlib.util.find_spec(module) is not None for module, name in packages.items()}
+    missing = [name for name, found in here.items() if not found]
+    if missing:
+        detail, remedy = "missing: " + ", ".join(missing), f"pip install '{requirement}'"
+    else:
+        detail, remedy = ", ".join(f"{name} {_version(name)}" for name in here), ""
+    yield Finding(f"packages for {purpose}", not missing, detail, remedy)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:  # the module is here under another distribution's name
+        return "(another build)"
+
+
+def _codecs() -> Iterator[Finding]:
+    try:
+        import av
+        import av.codec
+    except ImportError:
+        return  # `packages for video` says it
+    for what, mode, names in (("encoders", "w", ENCODERS), ("decoders", "r", DECODERS)):
+        missing = [name for name in names if not _has_codec(av.codec.Codec, name, mode)]
+        yield Finding(
+            f"PyAV's {what}",
+            not missing,
+            "missing: " + ", ".join(missing) if missing else ", ".join(names),
+            "pip install --force-reinstall --only-binary av av" if missing else "",
+        )
+
+
+def _has_codec(codec: Any, name: str, mode: str) -> bool:
+    try:
+        codec(name, mode)
+    except ValueError:  # av.codec.codec.UnknownCodecError is one
+        return False
+    return True
+
+
+def _programs() -> Iterator[Finding]:
+    for what, commands, package in (
+        ("FFmpeg as a child process", ("ffmpeg",), "ffmpeg"),
+        ("PDF reports, by Chromium", ("chromium", "chromium-browser", "google-chrome"), "chromium"),
+    ):
+        found = next(filter(None, map(shutil.which, commands)), None)
+        yield Finding(
+            what,
+            found is not None,
+            found or f"missing: {commands[0]}",
+            "" if found else f"sudo apt install {package}",
+        )
+
+
+def _kernel() -> Iterator[Finding]:
+    here = Path("/proc/thread-self/schedstat").exists()
+    yield Finding(
+        "run-queue waits",
+        here,
+        "/proc/thread-self/schedstat" if here else "no /proc/thread-self/schedstat",
+        "" if here else "boot a Linux kernel that has CONFIG_SCHED_INFO",
+    )
+    usable = len(os.sched_getaffinity(0))
+    yield Finding(
+        "CPU cores",
+        usable >= 2,
+        f"{usable} usable of {os.cpu_count()}",
+        "" if usable >= 2 else "give this machine or container 2 cores, or the demo falls behind",
+    )
+
+
+def _disk(folder: Path) -> Finding:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    enough, writable = free >= ENOUGH_DISK_BYTES, os.access(there, os.W_OK)
+    remedy = ""
+    if not writable:
+        remedy = f"record elsewhere (-o RUN), or: sudo chown $USER '{there}'"
+    elif not enough:
+        remedy = f"free some space: df -h '{there}'; or bound recordings by --max-bytes"
+    return Finding(
+        "disk for runs",
+        enough and writable,
+        f"{free / 2**30:.1f} GiB free in {there}" + ("" if writable else ", not writable"),
+        remedy,
+    )

@@ -1,0 +1,152 @@
+"""Record an unmodified program: `vidlab record SCRIPT`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .. import labelsets
+from ..capture import propagation
+from ..capture.frames.engine import Frames
+from ..capture.runtime.engine import Runtime
+from ..errors import InputError
+from ..recording import record
+from ..runs.run import Run, open_run
+from . import child
+
+#: The folder whose `sitecustomize` lets a Python process join the run as it starts.
+BOOTSTRAP = Path(__file__).parents[1] / "capture" / "bootstrap"
+
+
+def record_script(
+    command: Sequence[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    sampling: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+    deadline_ms: float | None = None,
+    max_bytes: int | None = None,
+    keep_seconds: float | None = None,
+    overwrite: bool = False,
+    verbose: bool = False,
+) -> int:
+    """Run a program as it would run without vidlab, record it, and return its exit code.
+
+    The program gets this process's standard streams and signals. It and its own Python
+    children join the run as they start, before any of their own code. Nothing is printed
+    but, on stderr, a closing line if that is a terminal or `verbose`, and in any case a
+    warning if nothing was recorded.
+
+    Parameters
+    ----------
+    command : sequence of str
+        A Python script and its arguments; "-m", a module and its arguments; or any
+        program and its arguments, of whose Python processes the run then is.
+    output : path, optional
+        The run's folder; by default a new one in `runs`.
+    sampling : mapping of str to float, optional
+        The share of the frames of each operation that is recorded.
+    labels : mapping of str to str, optional
+        Labels on all that is recorded.
+    deadline_ms : float, optional
+        The latency beyond which a frame is late.
+    max_bytes, keep_seconds, overwrite
+        As of `vidlab.record`.
+    verbose : bool
+        Whether to print the closing line in any case.
+
+    Returns
+    -------
+    int
+        The program's exit code, or minus the signal that killed it.
+
+    Raises
+    ------
+    InputError
+        If there is no such program.
+    RecordingError
+        If the run cannot be written.
+    """
+    resolved = _resolved(command)
+    run = Path(output) if output is not None else _new_run(command)
+    parameters: dict[str, object] = {"command": list(command)}
+    if deadline_ms is not None:
+        parameters["deadline_ms"] = deadline_ms
+    with contextlib.ExitStack() as stack:
+        # Until the program has ended, signals are its own; from then on they are ours.
+        with child.signals_held_back() as mask:
+            stack.enter_context(
+                record(
+                    run,
+                    engines=[Frames(sampling=dict(sampling or {})), Runtime()],
+                    max_bytes=max_bytes,
+                    keep_seconds=keep_seconds,
+                    parameters=parameters,
+                    overwrite=overwrite,
+                )
+            )
+            environment = {**os.environ, "PYTHONPATH": _python_path()}
+            if labels:
+                with labelsets.labels(**labels):
+                    environment[propagation.LABELS_VARIABLE] = propagation.labels_as_text()
+            code = child.run_child(resolved, environment, mask)
+    recorded = open_run(run)
+    nobody = len(recorded.manifest.processes) < 2  # one is this process
+    if nobody or verbose or sys.stderr.isatty():
+        print(_nobody(recorded) if nobody else _closing(recorded), file=sys.stderr)
+    return code
+
+
+def _python_path() -> str:
+    before = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(BOOTSTRAP), *([before] if before else [])])
+
+
+def _resolved(command: Sequence[str]) -> list[str]:
+    """Return the command with the program, or Python before a script, in front."""
+    first, *arguments = command
+    if first == "-m":
+        if not arguments:
+            raise InputError("-m needs a module, as of python -m: vidlab record -m MODULE …")
+        return [sys.executable, *command]
+    path = Path(first)
+    if path.is_file() and (path.suffix in (".py", ".pyz") or not os.access(path, os.X_OK)):
+        return [sys.executable, *command]
+    if path.is_dir() and (path / "__main__.py").is_file():
+        return [sys.executable, *command]
+    if shutil.which(first) is None:
+        raise InputError(
+            f"there is no script and no program {first!r}: vidlab record SCRIPT …, or -m MODULE …"
+        )
+    return list(command)
+
+
+def _new_run(command: Sequence[str]) -> Path:
+    """Return the path of a run that is not there yet, named after the program and the time."""
+    name = Path(command[1] if command[0] == "-m" else command[0]).stem or "run"
+    base = Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    number, path = 1, base
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def _nobody(run: Run) -> str:
+    return (
+        f"vidlab: nothing was recorded into {run.path}: no process of the program took part. "
+        "Is it a Python program, of a Python that has numpy and pyarrow?"
+    )
+
+
+def _closing(run: Run) -> str:
+    """Return a line on what was recorded and what to do next."""
+    if not run.compacted:
+        return f"vidlab: recorded {run.path}, which is not finished yet: vidlab compact {run.path}"
+    frames = run.manifest.tables["frames"].rows
+    return f"vidlab: recorded {run.path}, {frames:,} frames: vidlab report {run.path}"

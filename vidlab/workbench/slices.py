@@ -1,0 +1,79 @@
+"""A part of a run: the tables of one stream, codec or GPU, and the deadline of its frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from ..analysis import latency
+from ..runs.run import Run
+
+#: What a table that is no longer there when a run is finished was derived into.
+_MADE_OF = {"frames": ("frames", "frame_events")}
+
+#: Tables whose rows are about a whole process, or a stream that was opened: labels that
+#: follow a frame don't narrow them.
+_WHOLE = {"gc_pauses": (), "streams": ("stream_id", "codec")}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A run, narrowed to a stream, a codec and a GPU; None narrows nothing.
+
+    Attributes
+    ----------
+    run : Run
+    stream_id, codec, gpu
+        Of which frames.
+    deadline_ms : float or None
+        A frame is late beyond this latency; None: the run's own deadline, and if it has
+        none, three nominal frame intervals.
+    """
+
+    run: Run
+    stream_id: str | None = None
+    codec: str | None = None
+    gpu: int | None = None
+    deadline_ms: float | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """The one deadline of all frames in milliseconds; None if each stream has its own."""
+        return self.deadline_ms or self.run.manifest.parameters.get("deadline_ms")
+
+    @property
+    def start_ns(self) -> int:
+        """When the recording started."""
+        return self.run.manifest.started.monotonic_ns
+
+    def window_s(self, bins: int) -> float:
+        """Return the length of windows of which about `bins` cover the run: a second at least."""
+        ended = self.run.manifest.ended
+        if ended is None:  # it goes on, or was killed
+            last = self.run.scan("frames").select(pl.col("t_demux_ns").max()).collect().item()
+            seconds = ((last or self.start_ns) - self.start_ns) / 1e9
+        else:
+            seconds = (ended.monotonic_ns - self.start_ns) / 1e9
+        return max(1.0, seconds / bins)
+
+    def scan(self, table: str) -> pl.LazyFrame:
+        """Return the rows of this table that belong to the slice."""
+        labels = {"stream_id": self.stream_id, "codec": self.codec, "gpu": self.gpu}
+        narrowing = _WHOLE.get(table, tuple(labels))
+        chosen = [
+            pl.col(label).cast(pl.String) == str(value)
+            for label, value in labels.items()
+            if value is not None and label in narrowing
+        ]
+        rows = self.run.scan(table)
+        return rows.filter(chosen) if chosen else rows
+
+    def late_frames(self) -> pl.DataFrame:
+        """Return the delivered frames and whether each was late (`analysis.latency.late`)."""
+        return latency.late(self.scan("frames"), self.scan("streams"), self.deadline)
+
+    def lost(self, *tables: str) -> int:
+        """Return how many rows of these tables were lost while recording, in the whole run."""
+        parts = [part for table in tables for part in _MADE_OF.get(table, (table,))]
+        return sum(self.run.losses.get(part, {}).get("lost", 0) for part in parts)
