@@ -78,7 +78,7 @@ def main(folder: Path, count: int, seed: int) -> None:
             finally:
                 os._exit(70)
         counters = witness(one / "witness")
-        while not any(counters):  # the first span of all
+        while not any(counters[:]):  # the first span of all
             time.sleep(0.001)
         time.sleep(moments.uniform(0.0, 0.9))
         os.kill(pid, signal.SIGKILL)

@@ -37,7 +37,7 @@ def test_no_completed_span_is_missing(killed: Path, number: int) -> None:
     assert completed
 
     run = vl.open_run(folder / "run")
-    assert run.state == "recording"
+    assert run.state == "killed"
     assert not run.live
     check(run, completed)
 

@@ -18,6 +18,7 @@ loads what only an analysis needs.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -107,3 +108,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# A process that a recording one has started takes part in its run.
+if os.environ.get("VIDLAB_RUN"):
+    from .capture.joining import join as _join
+
+    _join()

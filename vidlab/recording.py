@@ -11,10 +11,8 @@ import atexit
 import contextlib
 import importlib
 import importlib.util
-import json
 import logging
 import os
-import secrets
 import shutil
 import sys
 import threading
@@ -25,13 +23,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from . import labelsets
+from .capture import propagation
+from .capture.patching import Patches
 from .clock import anchor
-from .errors import InputError, RecordingError, VidlabError
+from .errors import RecordingError, VidlabError
 from .runs import processes
-from .runs.derived import Derive, check_derive, function_named, name_of
-from .runs.host import host, versions
-from .runs.manifest import COMPLETE, FILE_NAME, SEGMENTS, EngineFacts, Manifest, is_run
-from .runs.writer import LEAST_MAX_BYTES, RunWriter
+from .runs.creation import first_manifest, make_room, unwritable
+from .runs.derived import Derive, function_named
+from .runs.manifest import COMPLETE, FILE_NAME, SEGMENTS, EngineFacts, Manifest
+from .runs.writer import RunWriter
 
 if TYPE_CHECKING:
     from .capture.engine import Engine
@@ -112,13 +113,14 @@ def record(
     try:
         run = Path(path).absolute()
         chosen = [_engine(name)() for name in ENGINES] if engines is None else list(engines)
-        manifest = _first_manifest(run, chosen, derive, max_bytes, keep_seconds, parameters)
-        _make_room(run, overwrite)
+        facts = tuple(EngineFacts(engine.name, engine.parameters()) for engine in chosen)
+        manifest = first_manifest(run, facts, derive, max_bytes, keep_seconds, parameters)
+        make_room(run, overwrite)
         try:
             try:
                 manifest.write(run)
             except OSError as error:
-                raise RecordingError(_unwritable(run, error)) from error
+                raise RecordingError(unwritable(run, error)) from error
             writer = RunWriter(run, max_bytes=max_bytes, keep_seconds=keep_seconds, derive=derive)
             recording = Recording(writer, chosen, manifest)
             recording._start()
@@ -149,6 +151,7 @@ class Recording:
         self.writer = writer
         self._engines = list(engines)
         self._started: list[Engine] = []
+        self._patches = Patches()
         self._manifest = manifest  # of a child process: None
         self._notes: list[str] = []
         self._pid = os.getpid()
@@ -192,12 +195,15 @@ class Recording:
             steps.callback(self.writer.close)
             for engine in self._started:
                 steps.callback(self._stop_engine, engine)
+            steps.callback(self._patches.restore)
 
     def _start(self) -> None:
         try:
             for engine in self._engines:
                 self._start_engine(engine)
+            propagation.install(self._patches)
         except BaseException:
+            self._patches.restore()
             for engine in reversed(self._started):
                 self._stop_engine(engine)
             self.writer.close()
@@ -305,6 +311,7 @@ def join(path: str | os.PathLike[str] | None = None) -> Recording | None:
         )
         recording = Recording(writer, list(_rebuilt(manifest.engines, writer)), None)
         recording._start()
+        labelsets.current.set(propagation.labels_from_environment())
     except Exception as error:
         if Path(where, FILE_NAME).exists():  # else it is not there any more, which is no news
             _log.warning("vidlab cannot record this process into %s (%s)", where, error)
@@ -314,71 +321,6 @@ def join(path: str | os.PathLike[str] | None = None) -> Recording | None:
         return recording
     finally:
         _starting.release()
-
-
-def _first_manifest(
-    run: Path,
-    engines: Iterable[Engine],
-    derive: Derive | None,
-    max_bytes: int | None,
-    keep_seconds: float | None,
-    parameters: Mapping[str, Any] | None,
-) -> Manifest:
-    check_derive(derive or {})
-    if max_bytes is not None and max_bytes < LEAST_MAX_BYTES:
-        raise InputError(
-            f"max_bytes is {max_bytes:,}, and at least {LEAST_MAX_BYTES:,}: "
-            "the buffers of a few threads take as much"
-        )
-    if keep_seconds is not None and keep_seconds <= 0:
-        raise InputError(
-            f"keep_seconds is {keep_seconds}; give how many seconds to keep, such as 60"
-        )
-    limits = {"max_bytes": max_bytes, "keep_seconds": keep_seconds}
-    facts = tuple(EngineFacts(engine.name, engine.parameters()) for engine in engines)
-    try:
-        json.dumps([dict(parameters or {}), [engine.parameters for engine in facts]])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"parameters are kept as JSON, and these cannot be: {error}") from error
-    started = anchor()
-    day = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started.wall_ns / 1e9))
-    return Manifest(
-        run_id=f"{run.name}-{day}-{secrets.token_hex(3)}",
-        started=started,
-        host=host(),
-        versions=versions(),
-        engines=facts,
-        parameters=dict(parameters or {}),
-        limits={name: limit for name, limit in limits.items() if limit is not None},
-        derive={key: name_of(function) for key, function in (derive or {}).items()},
-    )
-
-
-def _make_room(run: Path, overwrite: bool) -> None:
-    """Make the run's directory, and delete the run that is there if that is wanted."""
-    try:
-        if is_run(run):
-            if not overwrite:
-                raise RecordingError(
-                    f"{run} holds a run: record elsewhere, or replace it with overwrite=True"
-                )
-            if processes.living(run / SEGMENTS):
-                raise RecordingError(f"{run} is being recorded by another process: stop that first")
-            shutil.rmtree(run)
-        run.mkdir(parents=True, exist_ok=True)
-        if any(run.iterdir()):
-            raise RecordingError(
-                f"{run} is not empty, and not a run: record into a directory of its own"
-            )
-    except OSError as error:
-        raise RecordingError(_unwritable(run, error)) from error
-
-
-def _unwritable(run: Path, error: OSError) -> str:
-    return (
-        f"{run} cannot be written ({error.strerror}): "
-        "record into a directory that can, with some space left"
-    )
 
 
 def _can_compact() -> bool:

@@ -130,9 +130,11 @@ def test_the_excess_of_late_frames_is_where_it_was_planted(table):
 
 def test_sampled_late_frames_count_for_all_that_they_stand_for(table):
     frames, spans = pipeline(table, {5: ("decoded", 400)}, sample_rate=0.1)
-    row = causes_of(frames, spans).row(0, named=True)
+    result = causes_of(frames, spans)
+    row = result.row(0, named=True)
     assert (row["late_frames"], row["total_ns"], row["excess_ns"]) == (10, 4_150, 4_000)
     assert row["typical_ns"] == 15
+    assert result["total_ns"].sum() == 10 * 430
 
 
 def test_a_stream_that_is_always_late_is_compared_with_the_others(table):
@@ -151,6 +153,23 @@ def test_a_stream_that_is_always_late_is_compared_with_the_others(table):
     assert (top["typical_ns"], top["excess_ns"], top["baseline"]) == (10, 15_000, "run")
     alone = causes_of(*bad).row(0, named=True)
     assert (alone["typical_ns"], alone["excess_ns"], alone["baseline"]) == (0, 15_300, "none")
+
+
+def test_a_stage_that_few_frames_come_by_typically_takes_no_time(table):
+    few = dict.fromkeys(range(1, 15), ("blur", 20))
+    frames, spans = pipeline(table, {**few, 20: ("blur", 300)}, frames=31)
+    row = causes_of(frames, spans).row(0, named=True)
+    assert (row["stage"], row["typical_ns"], row["excess_ns"]) == ("blur", 0, 300)
+    most = dict.fromkeys(range(1, 17), ("blur", 20))
+    frames, spans = pipeline(table, {**most, 20: ("blur", 300)}, frames=31)
+    row = causes_of(frames, spans).row(0, named=True)
+    assert (row["stage"], row["typical_ns"], row["excess_ns"]) == ("blur", 20, 280)
+
+
+@pytest.mark.parametrize(("punctual", "baseline"), [(9, "none"), (10, "group")])
+def test_too_few_punctual_frames_tell_nothing(table, punctual, baseline):
+    frames, spans = pipeline(table, {1: ("decode", 500)}, frames=punctual + 1)
+    assert causes_of(frames, spans)["baseline"].unique().to_list() == [baseline]
 
 
 @pytest.mark.parametrize("by", [[], ["codec"], ["gpu", "codec"]])

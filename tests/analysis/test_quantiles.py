@@ -44,6 +44,12 @@ def test_exact_percentiles_are_the_values_of_their_rank(values: list[int]) -> No
     assert row["mean_ns"] == pytest.approx(np.mean(values), abs=1)
 
 
+def test_a_product_that_is_a_little_more_than_a_whole_number_is_that_rank() -> None:
+    assert 0.07 * 100 > 7  # as floating point has it
+    table = pl.LazyFrame({"duration_ns": range(1, 101)})
+    assert quantiles.grouped(table, [], [0.07]).row(0, named=True)["p7_ns"] == 7
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(durations, st.integers(1, 50)), min_size=1, max_size=60))
 def test_a_weight_is_a_repetition(weighted: list[tuple[int, int]]) -> None:

@@ -16,6 +16,7 @@ def test_each_codec_has_a_colour_of_its_own_whatever_else_is_there() -> None:
     assert few.to_dict()["domain"] == ["av1", "vp9"]
     colours = dict(zip(many.to_dict()["domain"], many.to_dict()["range"], strict=True))
     assert [colours["av1"], colours["vp9"]] == few.to_dict()["range"]
+    assert colours["none"] == theme.codec_colour(None)
     assert colours["prores"] == theme.codec_colour("prores") == "#AA4466"
 
 

@@ -12,6 +12,7 @@ from vidlab.errors import RunError, SchemaError
 from vidlab.runs.compaction import compact
 from vidlab.runs.recovery import recover
 from vidlab.runs.run import open_run
+from vidlab.runs.segments import Segments
 from vidlab.schema import TABLES
 
 from .builders import RunBuilder, small_run
@@ -211,6 +212,25 @@ def test_a_run_that_is_compacted_while_it_is_open(tmp_path):
     assert run.compacted
     assert (run.state, run.losses) == ("complete", {"spans": {"lost": 3, "let_go": 0}})
     assert run.scan("spans").select(pl.len()).collect().item() == 1805
+
+
+def test_a_run_that_is_compacted_while_it_is_read(tmp_path, monkeypatch):
+    """Rows are perhaps missing then: that must not go by unseen."""
+    path = small_run(tmp_path / "run", "complete").path
+    spans = open_run(path).scan("spans")
+    read = Segments.batches
+
+    def compacted_between(self, name):
+        batches = read(self, name)
+        yield next(batches)
+        monkeypatch.undo()
+        compact(path)
+        yield from batches
+
+    monkeypatch.setattr(Segments, "batches", compacted_between)
+    with pytest.raises(RunError, match="read it again"):
+        spans.collect()
+    assert spans.collect().height == 1805
 
 
 def test_a_recording_goes_on(tmp_path):

@@ -598,10 +598,11 @@ def test_no_record_is_lost_to_sigkill(tmp_path: Path, after: float) -> None:
 # --- forks ------------------------------------------------------------------------
 
 FORKS = """
-import os, sys, threading
+import os, sys, threading, time
 from pathlib import Path
-from vidlab import labelsets
+from vidlab.runs import processes  # as early as in the façade
 from vidlab.runs.writer import RunWriter
+from vidlab import labelsets
 from vidlab.schema import TABLES
 record = TABLES["spans"].record
 pack_into, SIZE = record.struct.pack_into, record.size
@@ -707,6 +708,41 @@ writer.close()
     ]  # fmt: skip
 
 
+def test_a_child_of_a_child_that_recorded_nothing(tmp_path: Path) -> None:
+    forked(
+        tmp_path,
+        """
+pack(1)
+if os.fork() == 0:
+    if os.fork() == 0:
+        pack(2)
+        raise SystemExit(0)
+    raise SystemExit(os.wait()[1])
+assert os.wait()[1] == 0
+writer.close()
+""",
+    )
+    assert by_process(tmp_path) == {"0001": [1], "0002": [2]}
+
+
+def test_a_child_that_records_into_one_of_its_tables_only(tmp_path: Path) -> None:
+    forked(
+        tmp_path,
+        """
+pack(1)
+depths = writer.buffer("queue_depths")
+depths.roll()
+if os.fork() == 0:
+    pack(2)
+    writer.close()
+    os._exit(0 if depths.position == depths.end else 1)
+assert os.wait()[1] == 0
+writer.close()
+""",
+    )
+    assert by_process(tmp_path) == {"0001": [1], "0002": [2]}
+
+
 def test_a_fork_while_all_threads_are_busy(tmp_path: Path) -> None:
     """Locks that a thread of the parent holds must not be held in the child for ever."""
     forked(
@@ -716,10 +752,11 @@ stop = False
 def busy(number):
     count = 0
     while not stop:
-        count += 1
-        writer.names.number(f"{number}-{count % 200}")
-        with labelsets.labels(stream_id=f"{number}-{count % 200}"):
+        count += 1  # always new ones: their locks are held most of the time
+        writer.names.number(f"{number}-{count % 5000}")
+        with labelsets.labels(stream_id=f"{number}-{count}"):
             writer.row("streams", url="busy")
+        time.sleep(0.0003)
 for number in range(3):
     threading.Thread(target=busy, args=(number,)).start()
 for value in range(8):

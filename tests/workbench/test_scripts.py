@@ -112,7 +112,6 @@ def test_the_environment_s_own_sitecustomize_runs(
 @pytest.mark.parametrize(
     "ending",
     [
-        "sys.exit(0)",
         "sys.exit(7)",
         "sys.exit('a message')",
         "raise ValueError('wrong') from KeyError('because')",
@@ -157,8 +156,16 @@ def test_tracebacks_through_recorded_methods_are_unchanged(script: Path, clip: P
     assert b"vidlab" not in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-@pytest.mark.parametrize("handled", [True, False])
+@pytest.mark.parametrize(
+    ("number", "handled"),
+    [
+        (signal.SIGTERM, True),
+        (signal.SIGUSR1, True),
+        (signal.SIGTERM, False),
+        (signal.SIGINT, False),
+        (signal.SIGHUP, False),
+    ],
+)
 def test_signals_reach_it(script: Path, number: signal.Signals, handled: bool) -> None:
     handler = "lambda number, _: (print('got', number), sys.exit(3))" if handled else None
     script.write_text(
@@ -174,7 +181,9 @@ def test_signals_reach_it(script: Path, number: signal.Signals, handled: bool) -
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
             process.send_signal(number)
-            outcomes.append((*process.communicate(timeout=30), process.returncode))
+            out, err = process.communicate(timeout=30)
+            # Without the traceback's lines: where it was when the signal came is chance.
+            outcomes.append((out, err.splitlines()[-1:], process.returncode))
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][-1] == (3 if handled else -number)
 

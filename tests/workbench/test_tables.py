@@ -18,7 +18,7 @@ def test_durations_shares_and_counts_are_shown_with_units() -> None:
     df = pl.DataFrame(
         {
             "stream_id": ["cam"],
-            "p99_ns": [12_345_678],
+            "p99_9_ns": [12_345_678],
             "late_share": [0.125],
             "count": [1_234_567],
             "gpu": pl.Series([None], dtype=pl.Int16),
@@ -26,7 +26,7 @@ def test_durations_shares_and_counts_are_shown_with_units() -> None:
         }
     )
     assert cells(Table(df)) == [
-        *("stream", "p99, ms", "late share", "counted", "gpu", "nominal rate"),
+        *("stream", "p99.9, ms", "late share", "counted", "gpu", "nominal rate"),
         *("cam", "12.3", "12.5%", "1,234,567", "–", "30.0"),
     ]
 

@@ -96,7 +96,9 @@ class _Planted:
             ),
             "spans": pl.DataFrame(
                 spans, schema=["t_ns", "duration_ns", "frame", "stage", "kind"], orient="row"
-            ).with_columns(*known, parent=pl.lit(None, pl.UInt64)),
+            ).with_columns(
+                *known, parent=pl.lit(None, pl.UInt64), runqueue_ns=pl.lit(None, pl.Int64)
+            ),
         }
 
     def scan(self, table: str) -> pl.LazyFrame:

@@ -24,9 +24,9 @@ TIMES_USUAL = 5
 #: Silences with no more than this between them are one episode.
 TOGETHER_NS = 250_000_000
 
-#: Half a second in which fewer than half of the usual number of streams do anything is the
+#: So long a time in which fewer than half of the usual number of streams do anything is the
 #: begin or the end of a pipeline: silences there mean nothing.
-_AROUND_NS = 500_000_000
+_AROUND_NS = 200_000_000
 
 _NEEDED = ("pid", "t_ns", "duration_ns", "stream_id")
 _COLUMNS = ("pid", "t_ns", "duration_ns", "gc_ns", "runqueue_ns")
@@ -99,10 +99,12 @@ def _with_collections(quiet: pl.LazyFrame, pauses: pl.LazyFrame) -> pl.LazyFrame
 
 
 def _with_waits(quiet: pl.LazyFrame, work: pl.LazyFrame) -> pl.LazyFrame:
-    waiting = work.filter(pl.col("runqueue_ns") > 0)
-    overlapping = _overlapping(quiet, waiting.select("pid", "t_ns", "duration_ns", "runqueue_ns"))
-    longest = pl.min_horizontal("runqueue_ns", "overlap_ns").max().alias("runqueue_ns")
-    waited = overlapping.group_by("pid", "t_ns").agg(longest)
+    # When in a span its thread waited is not known: evenly, then.
+    waiting = work.filter(pl.col("runqueue_ns") > 0).select(
+        "pid", "t_ns", "duration_ns", share=pl.col("runqueue_ns") / pl.col("duration_ns")
+    )
+    longest = (pl.col("overlap_ns") * pl.col("share")).max().cast(pl.Int64).alias("runqueue_ns")
+    waited = _overlapping(quiet, waiting).group_by("pid", "t_ns").agg(longest)
     joined = quiet.join(waited, on=["pid", "t_ns"], how="left", maintain_order="left")
     return joined.with_columns(pl.col("runqueue_ns").fill_null(0))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import altair as alt
 import polars as pl
 
@@ -12,7 +14,8 @@ from .theme import AnyChart
 MAX_PAUSES = 2_000
 
 _GENERATIONS = {"0": "#9CC3DD", "1": "#4A8FBF", "2": "#004488"}
-_SILENCES = {"gc": "#004488", "unknown": "#BB5566"}
+_SILENCES = {"gc": "#004488", "cpu": "#DDAA33", "unknown": "#BB5566"}
+_CAUSES = {"gc": "garbage collector", "cpu": "no CPU", "unknown": "unknown: the GIL held?"}
 
 
 def timeline(gc_pauses: pl.DataFrame, cells: pl.DataFrame, *, lost: int = 0) -> AnyChart:
@@ -109,9 +112,7 @@ def silences(df: pl.DataFrame, *, start_ns: int | None = None, lost: int = 0) ->
                 "cause:N",
                 title="cause",
                 scale=theme.scale_of(_SILENCES, rows["cause"]),
-                legend=alt.Legend(
-                    labelExpr="datum.value == 'gc' ? 'garbage collector' : 'GIL held, or no CPU'"
-                ),
+                legend=alt.Legend(labelExpr=f"({json.dumps(_CAUSES)})[datum.value]"),
             ),
             tooltip=[
                 alt.Tooltip("t_s:Q", title="from, s", format=",.3~f"),

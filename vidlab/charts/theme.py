@@ -24,6 +24,9 @@ WIDTH, HEIGHT, ROW = 840, 240, 22
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 INK, QUIET, GRID, ALARM = "#1f2430", "#5d6472", "#e4e6ea", "#b00020"
 
+#: What stands on a chart where the codec is not known.
+NO_CODEC = "none"
+
 # Okabe and Ito's eight, and Tol's muted ones for what is rarely seen.
 _CODECS = {
     "h264": "#0072B2",
@@ -34,8 +37,7 @@ _CODECS = {
     "mpeg4": "#56B4E9",
     "vp8": "#882255",
     "mjpeg": "#999933",
-    "": "#8a8f98",
-    "none": "#8a8f98",
+    NO_CODEC: "#8a8f98",
 }
 _OTHER_CODECS = ("#332288", "#661100", "#117733", "#44AA99", "#AA4466", "#6699CC")
 
@@ -61,13 +63,13 @@ FATES = {
 
 def codec_colour(codec: str | None) -> str:
     """Return the colour of this codec, the same in every run and on every machine."""
-    known = _CODECS.get(codec or "")
-    return known or _OTHER_CODECS[zlib.crc32((codec or "").encode()) % len(_OTHER_CODECS)]
+    name = codec or NO_CODEC
+    return _CODECS.get(name) or _OTHER_CODECS[zlib.crc32(name.encode()) % len(_OTHER_CODECS)]
 
 
 def codec_scale(codecs: Iterable[str | None]) -> alt.Scale:
     """Return the colour scale for these codecs, sorted by name."""
-    names = sorted({codec or "" for codec in codecs})
+    names = sorted({codec or NO_CODEC for codec in codecs})
     return alt.Scale(domain=names, range=[codec_colour(name) for name in names])
 
 
@@ -81,13 +83,17 @@ def scale_of(colours: dict[str, str], present: Iterable[str | None]) -> alt.Scal
 def data(df: pl.DataFrame) -> alt.InlineData:
     """Return the rows as compact inline data (CSV with declared types), whatever their number.
 
-    Categories and booleans become text; a null stays null.
+    Categories and booleans become text; a null stays null, but for that of a codec.
     """
     parse: dict[str, Any] = {
         name: "number" if type.is_numeric() else "string" for name, type in df.schema.items()
     }
-    text = df.with_columns(pl.col(pl.Categorical, pl.Enum, pl.Boolean).cast(pl.String)).write_csv()
-    return alt.InlineData(values=text, format=alt.CsvDataFormat(type="csv", parse=parse))
+    plain = df.with_columns(pl.col(pl.Categorical, pl.Enum, pl.Boolean).cast(pl.String))
+    if "codec" in plain.columns:
+        plain = plain.with_columns(pl.col("codec").fill_null(NO_CODEC))
+    return alt.InlineData(
+        values=plain.write_csv(), format=alt.CsvDataFormat(type="csv", parse=parse)
+    )
 
 
 def in_ms(df: pl.DataFrame) -> pl.DataFrame:

@@ -24,7 +24,7 @@ SLOWER_NS, SLOWER_TIMES = 10_000_000, 4
 LONG_PAUSE_NS = 50_000_000
 
 #: A process that stands still for less than this in all goes unmentioned.
-STANDSTILL_NS = 200_000_000
+STANDSTILL_NS = 300_000_000
 
 #: A queue that is full for less than this goes unmentioned.
 FULL_NS = 500_000_000

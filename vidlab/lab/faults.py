@@ -30,7 +30,7 @@ AWAY_S = 0.15
 SLOW_S = 0.045
 
 #: How long the hog holds the GIL at a time, and lets go of it in between.
-HOLD_S, REST_S = 0.08, 0.005
+HOLD_S, REST_S = 0.1, 0.01
 
 #: Objects that the collector goes through in a stall: about 0.2 s, and 250 MB.
 HEAP_OBJECTS = 1_500_000
@@ -69,14 +69,15 @@ class Fault:
 
 
 class Saboteur:
-    """Carries faults out while its context is entered: that is the pipeline's start."""
+    """Carries faults out while `at_large`; what they need is prepared before."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._faults = tuple(faults)
         #: When the pipeline started, CLOCK_MONOTONIC nanoseconds.
         self.t_start_ns = 0
         self._over = threading.Event()
-        self._rounds = 0
+        self._rounds = _rounds(HOLD_S) if self._has(GIL_HOG) else 0
+        self._heap = _heap(HEAP_OBJECTS) if self._has(GC_STALL) else []
 
     def before_take(self, stage: str, stream_id: str) -> None:
         """Called when a stage is about to take its next frame: keeps it away for a while."""
@@ -100,16 +101,13 @@ class Saboteur:
 
     @contextlib.contextmanager
     def at_large(self) -> Iterator[None]:
-        """Carry the faults out while the block runs."""
+        """Carry the faults out while the block runs: its begin is the pipeline's start."""
         workers = {GIL_HOG: self._hog_gil, GC_STALL: self._stall_by_gc}
         threads = [
             threading.Thread(target=workers[fault.kind], args=(fault,), name=fault.kind)
             for fault in self._faults
             if fault.kind in workers
         ]
-        heap = _heap(HEAP_OBJECTS) if self._has(GC_STALL) else []
-        if self._has(GIL_HOG):
-            self._rounds = _rounds(HOLD_S)
         self.t_start_ns = now_ns()
         for thread in threads:
             thread.start()
@@ -119,7 +117,7 @@ class Saboteur:
             self._over.set()
             for thread in threads:
                 thread.join()
-            del heap
+            self._heap.clear()
 
     def _elapsed(self) -> float:
         return (now_ns() - self.t_start_ns) / 1e9
@@ -147,14 +145,21 @@ def _heap(count: int) -> list[object]:
     """Return so many objects that the garbage collector has to look at."""
     gc.disable()  # or it would look at them many times while they are made
     try:
-        return [(number, {}) for number in range(count)]
+        heap: list[object] = [(number, {}) for number in range(count)]
     finally:
         gc.enable()
+    gc.collect()  # from now on it takes them for old, and looks at them when it is told to
+    return heap
 
 
 def _rounds(seconds: float) -> int:
     """Return up to which number `sum(range(number))` takes this long here."""
-    tried = 1_000_000
-    before = time.monotonic()
-    sum(range(tried))
-    return round(tried * seconds / (time.monotonic() - before))
+    tried = 500_000
+
+    def once() -> float:
+        before = time.monotonic()
+        sum(range(tried))
+        return time.monotonic() - before
+
+    # The fastest of some tries: others may have had the CPU meanwhile.
+    return round(tried * seconds / min(once() for _ in range(5)))

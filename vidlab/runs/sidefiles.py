@@ -1,4 +1,4 @@
-"""The side files of a process: its label sets and names, one JSON object a line.
+"""The side files of a process: what its records name by number, one JSON object a line.
 
 A line is written, by one call, before any record can name what it defines.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from .. import labelsets
+from .derived import DerivedLabels
 
 
 class Lines:
@@ -43,3 +46,72 @@ class Lines:
         except OSError as error:
             self.error = error
         self._unwritten.append(line)
+
+
+class Definitions:
+    """The names and label sets of a process, each written down as it is first used.
+
+    Parameters
+    ----------
+    derived : DerivedLabels
+        Adds further labels to the sets.
+
+    Attributes
+    ----------
+    names : Names
+        The numbers by which records name stages, queues and sinks.
+    """
+
+    def __init__(self, derived: DerivedLabels) -> None:
+        self._derived = derived
+        self._names: list[tuple[int, str]] = []
+        self._name_lines: Lines | None = None
+        self._label_lines: Lines | None = None
+        self._stop_listening: Callable[[], None] | None = None
+        self.names = labelsets.Names(self._write_name)
+
+    def begin(self, segments: Path, index: int) -> None:
+        """Write down all that is known and, from now on, all that is new."""
+        self.end()
+        self._name_lines = Lines(segments / f"{index:04d}-names.jsonl")
+        self._label_lines = Lines(segments / f"{index:04d}-labels.jsonl")
+        for number, name in self._names:
+            self._name_lines.append({"id": number, "name": name})
+        self._stop_listening = labelsets.listen(self._write_labels)
+
+    def end(self) -> None:
+        """Write nothing more."""
+        if self._stop_listening is not None:
+            self._stop_listening()
+            self._stop_listening = None
+        self._close()
+
+    def leave(self) -> None:
+        """In a forked child: let go of the parent's files."""
+        self.names.after_fork_in_child()
+        # Locks of `labelsets` may not be anew yet: not to listen any more can wait.
+        self._close()
+
+    def retry(self) -> OSError | None:
+        """Write what could not be written before; return what went wrong last, if anything did."""
+        error = None
+        for lines in (self._name_lines, self._label_lines):
+            if lines is not None:
+                lines.retry()
+                error = lines.error or error
+        return error
+
+    def _write_name(self, number: int, name: str) -> None:
+        self._names.append((number, name))
+        if self._name_lines is not None:
+            self._name_lines.append({"id": number, "name": name})
+
+    def _write_labels(self, labels: labelsets.LabelSet) -> None:
+        if self._label_lines is not None:
+            self._label_lines.append(self._derived.line(labels))
+
+    def _close(self) -> None:
+        for lines in (self._name_lines, self._label_lines):
+            if lines is not None:
+                lines.close()
+        self._name_lines = self._label_lines = None

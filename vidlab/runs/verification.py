@@ -81,7 +81,8 @@ def _problems(run: Run) -> Iterator[Problem]:
         with file:
             yield from _file_problems(name, file, run.manifest)
         whole.append(name)
-    yield from _cube_problems(run)
+    if "spans" in whole:
+        yield from _cube_problems(run)
     if "labels" not in whole:
         return
     labels = LabelTable.from_arrow(pq.read_table(run.path / "labels.parquet"))

@@ -35,7 +35,7 @@ from .derived import Derive, DerivedLabels
 from .encoding import count_holes, encode_block
 from .manifest import SEGMENTS, Manifest
 from .rows import Rows
-from .sidefiles import Lines
+from .sidefiles import Definitions
 from .streams import Streams
 
 #: How often rows are written, and full blocks looked for.
@@ -98,16 +98,13 @@ class RunWriter:
         # Compressing costs as much CPU as all else here: worth it where bytes are counted.
         compression = None if max_bytes is None else "lz4"
         self._options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
-        self._derived = DerivedLabels(derive or {}, self._derive_failed)
-        self._known_names: list[tuple[int, str]] = []
-        self._name_lines: Lines | None = None
-        self._label_lines: Lines | None = None
+        self._definitions = Definitions(DerivedLabels(derive or {}, self._derive_failed))
+        self.names = self._definitions.names
         self._state = _CLOSED
         self._rows = Rows(self.lost, self._warn)
         self._background = Background(self._write_what_there_is, INTERVAL_S)
         self._buffers = Buffers(self._background.wake, self._take_part)
         self._leave()
-        self.names = labelsets.Names(self._write_name)
         self._begin()
         processes.watch_forks(self)
 
@@ -188,11 +185,10 @@ class RunWriter:
         Threads that outlive the recording may go on recording: it does no harm, and
         what they record is lost.
         """
-        if self._state != _RECORDING:
-            self._state = _CLOSED
+        before, self._state = self._state, _CLOSED
+        self._definitions.end()
+        if before != _RECORDING:
             return
-        self._state = _CLOSED
-        self._stop_listening()
         self._background.stop(patience_s=30)
         with self._writing:
             self._buffers.closed = True
@@ -212,7 +208,6 @@ class RunWriter:
             self._buffers.remove_spares()
             with contextlib.suppress(OSError):
                 (self._segments / SPARES).rmdir()  # unless another process has some there
-            self._let_go_of_files()
             self._claim.release()
 
     # --- beginning, and beginning again in a forked child -----------------------------
@@ -239,19 +234,15 @@ class RunWriter:
         index = self._claim.index
         try:
             self._check_it_goes_on()
-            self._name_lines = Lines(self._segments / f"{index:04d}-names.jsonl")
-            self._label_lines = Lines(self._segments / f"{index:04d}-labels.jsonl")
             self._streams = Streams(self._segments, index, *self._limits)
             self._buffers.begin(self._segments, index, frugal=self._limits[0] is not None)
             self._state = _RECORDING
-            for number, name in self._known_names:
-                self._name_lines.append({"id": number, "name": name})
-            self._stop_listening = labelsets.listen(self._write_labels)
+            self._definitions.begin(self._segments, index)
             self._background.start()
         except BaseException as error:
             self._state = _CLOSED
             self._buffers.closed = True
-            self._let_go_of_files()
+            self._definitions.end()
             self._claim.withdraw()
             if isinstance(error, OSError | RuntimeError):
                 raise RecordingError(f"{self.path} cannot be recorded into: {error}") from error
@@ -263,12 +254,6 @@ class RunWriter:
         with contextlib.suppress(RunError):
             if Manifest.read(self.path).ended is not None:
                 raise _HasEndedError(f"the recording of {self.path} has ended: start a new one")
-
-    def _let_go_of_files(self) -> None:
-        for lines in (self._name_lines, self._label_lines):
-            if lines is not None:
-                lines.close()
-        self._name_lines = self._label_lines = None
 
     def _take_part(self) -> None:
         """In a forked child that records for the first time: become a process of the run."""
@@ -308,28 +293,15 @@ class RunWriter:
 
     def after_fork_in_child(self) -> None:
         """Leave all that is open to the parent, and wait for something to record."""
-        self.names.after_fork_in_child()
+        self._definitions.leave()
         self._background.leave()
         self._buffers.leave_to_parent()
         self._leave()
         if self._state != _RECORDING:
             return
         self._state = _INHERITED
-        self._stop_listening()
         self._streams.leave()
-        self._let_go_of_files()
         self._claim.release()
-
-    # --- label sets and names ---------------------------------------------------------
-
-    def _write_name(self, number: int, name: str) -> None:
-        self._known_names.append((number, name))
-        if self._name_lines is not None:
-            self._name_lines.append({"id": number, "name": name})
-
-    def _write_labels(self, labels: labelsets.LabelSet) -> None:
-        if self._label_lines is not None:
-            self._label_lines.append(self._derived.line(labels))
 
     def _derive_failed(self, key: str, error: Exception) -> None:
         self.finding(
@@ -383,11 +355,9 @@ class RunWriter:
         self._buffers.written += 1
 
     def _write_rest(self, final: bool = False) -> None:
-        for lines in (self._name_lines, self._label_lines):
-            if lines is not None:
-                lines.retry()
-                if lines.error is not None:
-                    self._warn("write labels", lines.error)
+        error = self._definitions.retry()
+        if error is not None:
+            self._warn("write labels", error)
         self._rows.write(self._streams, self._options, final)
         if self._streams.bounded:
             self._gone += self._streams.let_go()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -68,7 +69,7 @@ class Table:
     def _heading(self, name: str) -> str:
         if name in self.headings:
             return self.headings[name]
-        words = name.removesuffix("_ns").replace("_", " ")
+        words = re.sub(r"^(p\d+)_(\d+)", r"\1.\2", name.removesuffix("_ns")).replace("_", " ")
         return f"{words}, ms" if name.endswith("_ns") else words
 
 

@@ -28,8 +28,7 @@ def _join() -> None:
     assert spec is not None
     assert spec.loader is not None
     sys.modules[package.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    importlib.import_module(f"{package.name}.capture.joining").join()
+    spec.loader.exec_module(module)  # which joins
 
 
 try:

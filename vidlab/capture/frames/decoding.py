@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
 from ...clock import now_ns
@@ -27,7 +27,7 @@ from .sources import Source
 from .spans import Span
 
 #: A frame that waits for less than this in a list or filter graph has no span for it.
-SHORTEST_WAIT_NS = 10_000
+SHORTEST_WAIT_NS = 2_000
 
 #: How many frames can be inside a decoder, filter graph or encoder.
 MOST_INSIDE = 1024
@@ -208,23 +208,23 @@ class Demuxing:
 
     def before_decode(self, ctx: Any, packet: Any) -> tuple[Decoder, FrameRef | None, Any, Span]:
         """Open the span of a decode call."""
-        t0_ns = now_ns()
-        decoder = self._decoders.get(ctx)
-        if decoder is None:
-            decoder = self._decoders.add(ctx, Decoder(ctx, self.copy_opaque))
-        ref = user = None
-        if packet is not None and packet.size:
-            ref = self._packets.read(packet)
-            if ref is None:
-                ref = self._found(ctx, packet)
-            if ref is not None:
-                user = ref.user
-                if decoder.identity == "pts":
-                    self._packets.strip(packet)
-        span = self._recorder.span(self._decode, ref)
+        span = self._recorder.span(self._decode, None)
         span.__enter__()
-        span.t0 = t0_ns
-        return decoder, ref, user, span
+        try:
+            decoder = self._decoders.get(ctx)
+            if decoder is None:
+                decoder = self._decoders.add(ctx, Decoder(ctx, self.copy_opaque))
+            ref = user = None
+            if packet is not None and packet.size:
+                span.ref = ref = self._packets.read(packet) or self._found(ctx, packet)
+                if ref is not None:
+                    user = ref.user
+                    if decoder.identity == "pts":
+                        self._packets.strip(packet)
+            return decoder, ref, user, span
+        except BaseException:
+            span.drop()
+            raise
 
     def _found(self, ctx: Any, packet: Any) -> FrameRef | None:
         """Name a packet that was not demuxed while recording: parsed, or from before."""
@@ -243,25 +243,27 @@ class Demuxing:
     ) -> Any:
         """Close the span of a decode call and name the frames; return them as a list."""
         decoder, ref, user, span = call
-        if ref is None and not frames:
-            span.drop()  # the decoder was drained, and gave nothing
+        recorder = self._recorder
+        if ref is not None and decoder.identity == "pts":
+            self._packets.write_for_user(packet, ref, user)
+        flags = 0 if ref is None else self._sent_flags(ctx, packet)
+        if (ref is None and not frames) or (ref is not None and not ref.sampled):
+            span.drop()  # the decoder was drained, and gave nothing; or it is not recorded
         else:
             span.__exit__(None if error is None else type(error), error, None)
         t_ns = span.t1
         if ref is not None:
-            if decoder.identity == "pts":
-                self._packets.write_for_user(packet, ref, user)
             decoder.frame = ref.frame
-            decoder.inside.enter(ref, packet.pts, t_ns, self._recorder.outermost(ref))
-            self._recorder.event(ref, SENT, flags=self._sent_flags(ctx, packet), t_ns=t_ns)
+            decoder.inside.enter(ref, packet.pts, t_ns, recorder.outermost(ref))
+            recorder.event(ref, SENT, flags=flags, t_ns=t_ns)
         result = None
         if frames is not None:
-            result = Decoded(self, frames, t_ns)
+            result = HandedOut(frames, self.taken, t_ns)
             for frame in frames:
                 result.refs.append(self._came_out(decoder, frame, ref, t_ns))
         draining = packet is None or not packet.size
         if draining and (error is None or isinstance(error, EOFError)) and decoder.frame:
-            self._recorder.event(decoder.frame, FLUSHED, self._decode.number)
+            recorder.event(decoder.frame, FLUSHED, self._decode.number)
             decoder.inside.clear()
         return result
 
@@ -316,21 +318,37 @@ class Demuxing:
         recorder.set_current_frame(ref)
 
 
-class Decoded(list[Any]):
-    """The frames that a decode call returned, a list that sees when each is taken off it."""
+class HandedOut(list[Any]):
+    """What a decode or encode call returned, a list that sees when each item is taken off it.
 
-    def __init__(self, decoding: Demuxing, frames: list[Any], t_ns: int) -> None:
-        super().__init__(frames)
+    Parameters
+    ----------
+    items : list
+    taken : callable
+        Is told the item's frame, and when the call ended.
+    t_ns : int
+        When the call ended.
+
+    Attributes
+    ----------
+    refs : list of FrameRef or None
+        The items' frames, to be filled in; None once an item was taken.
+    """
+
+    def __init__(
+        self, items: list[Any], taken: Callable[[FrameRef | None, int], None], t_ns: int
+    ) -> None:
+        super().__init__(items)
         self.refs: list[FrameRef | None] = []
-        self._decoding = decoding
+        self._taken = taken
         self._t_ns = t_ns
 
     def _take(self, index: int) -> None:
-        """Note that the frame at this place was taken, the first time that it is."""
+        """Note that the item at this place was taken, the first time that it is."""
         refs = self.refs
         if 0 <= index < len(refs):
             ref, refs[index] = refs[index], None
-            self._decoding.taken(ref, self._t_ns)
+            self._taken(ref, self._t_ns)
 
     def __iter__(self) -> Iterator[Any]:
         for index, frame in enumerate(super().__iter__()):

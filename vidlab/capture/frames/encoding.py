@@ -8,9 +8,9 @@ from typing import Any
 
 from ... import labelsets
 from ...clock import now_ns
-from ...schema import DELIVERED, ENCODER_LAG, FLUSHED, OK
+from ...schema import DELIVERED, ENCODER_LAG, FLUSHED, OK, QUEUE
 from . import stages
-from .decoding import Inside, holds_in_threads
+from .decoding import SHORTEST_WAIT_NS, HandedOut, Inside, holds_in_threads
 from .opaque import Carrier, CopyOpaque, Registry
 from .recorder import SpanRecorder
 from .refs import FrameRef
@@ -135,33 +135,37 @@ class Muxing:
         self._encoders: Registry[Encoder] = Registry("codec")
         self._outputs: Registry[Output] = Registry("index_entries")
         self._encode, self._mux = recorder.kind("encode"), recorder.kind("mux")
+        self._encoded = recorder.writer.names.number("encoded")
 
     # --- encode ---
 
     def before_encode(self, ctx: Any, frame: Any) -> tuple[Encoder, FrameRef | None, Any, Span]:
         """Open the span of an encode call."""
-        t0_ns = now_ns()
         recorder = self._recorder
-        encoder = self._encoders.get(ctx)
-        if encoder is None:
-            encoder = self._encoders.add(ctx, Encoder(recorder, ctx, self._copy_opaque))
-        ref = user = None
-        if frame is not None:
-            ref = self._frames.read(frame)
-            if ref is None:
-                ref = adopt(recorder)
-                if ref is not None:
-                    self._frames.write(frame, ref)
-            if ref is None or ref.sampled:
-                encoder.sanity.encoded(frame.pts, frame.time_base, ref)
-            if ref is not None:
-                user = frame.opaque
-                if not encoder.by_opaque:
-                    self._frames.strip(frame)
-        span = recorder.span(self._encode, ref)
+        span = recorder.span(self._encode, None)
         span.__enter__()
-        span.t0 = t0_ns
-        return encoder, ref, user, span
+        try:
+            encoder = self._encoders.get(ctx)
+            if encoder is None:
+                encoder = self._encoders.add(ctx, Encoder(recorder, ctx, self._copy_opaque))
+            ref = user = None
+            if frame is not None:
+                ref = self._frames.read(frame)
+                if ref is None:
+                    ref = adopt(recorder)
+                    if ref is not None:
+                        self._frames.write(frame, ref)
+                span.ref = ref
+                if ref is None or ref.sampled:
+                    encoder.sanity.encoded(frame.pts, frame.time_base, ref)
+                if ref is not None:
+                    user = frame.opaque
+                    if not encoder.by_opaque:
+                        self._frames.strip(frame)
+            return encoder, ref, user, span
+        except BaseException:
+            span.drop()
+            raise
 
     def after_encode(
         self,
@@ -170,57 +174,83 @@ class Muxing:
         frame: Any,
         packets: list[Any] | None,
         error: BaseException | None,
-    ) -> None:
-        """Close the span of an encode call and name the packets."""
+    ) -> list[Any] | None:
+        """Close the span of an encode call and name the packets; return them as a list."""
         encoder, ref, user, span = call
-        if frame is None and not packets:
+        recorder = self._recorder
+        if ref is not None and not encoder.by_opaque:
+            self._frames.write_for_user(frame, ref, user)
+        pts = None if ref is None else _pts_in(ctx, frame)
+        if ref is not None and error is None:
+            encoder.streams[ref.frame >> 32] = ref.frame
+            encoder.inside.enter(ref, pts, 0, None)
+        refs: list[FrameRef | None] = []
+        out = []
+        for packet in packets or ():
+            came = self._name(encoder, packet)
+            refs.append(came)
+            out.append(None if came is None else encoder.inside.leave(came.frame))
+        if (frame is None and not packets) or (ref is not None and not ref.sampled):
             span.drop()
         else:
             span.__exit__(None if error is None else type(error), error, None)
-        if ref is not None:
-            if not encoder.by_opaque:
-                self._frames.write_for_user(frame, ref, user)
-            if error is None:
-                encoder.streams[ref.frame >> 32] = ref.frame
-                encoder.inside.enter(
-                    ref, _pts_in(ctx, frame), span.t1, self._recorder.outermost(ref)
+        t_ns = span.t1
+        for known in out:
+            if known is not None and known[2]:  # it went in with an earlier call
+                lag, since_ns, under = known[0], known[2], known[3]
+                recorder.emit(
+                    self._encode.number, ENCODER_LAG, OK, lag, since_ns, t_ns, after=under
                 )
-        for packet in packets or ():
-            self._came_out(encoder, packet, ref, span.t1)
+        if ref is not None and encoder.inside.leave(ref.frame) is not None:
+            encoder.inside.enter(ref, pts, t_ns, recorder.outermost(ref))
         if frame is None and error is None:
             for number in encoder.streams.values():
-                self._recorder.event(number, FLUSHED, self._encode.number)
+                recorder.event(number, FLUSHED, self._encode.number)
             encoder.inside.clear()
+        if not packets:
+            return None
+        result = HandedOut(packets, self.taken, t_ns)
+        result.refs = refs
+        return result
 
-    def _came_out(self, encoder: Encoder, packet: Any, given: FrameRef | None, t_ns: int) -> None:
+    def _name(self, encoder: Encoder, packet: Any) -> FrameRef | None:
+        """Give a packet that came out its identity, and return it."""
         ref = self._packets.read(packet)
         if ref is None:
             ref = None if encoder.by_opaque else encoder.inside.match(packet.pts)
             if ref is None:
-                return
+                return None
             self._packets.write(packet, ref)
         elif ref.user is not None and not encoder.user_copies[0]:
             self._packets.write_for_user(packet, ref, None)
-        known = encoder.inside.leave(ref.frame)
-        if known is not None and (given is None or given.frame != ref.frame):
-            _, _, since_ns, under = known
-            self._recorder.emit(
-                self._encode.number, ENCODER_LAG, OK, ref, since_ns, t_ns, after=under
-            )
+        return ref
+
+    def taken(self, ref: FrameRef | None, since_ns: int) -> None:
+        """Note that the program took a packet off the list that `encode` returned."""
+        recorder = self._recorder
+        if ref is None or stages.active is not recorder:
+            return
+        t_ns = now_ns()
+        if t_ns - since_ns >= SHORTEST_WAIT_NS:
+            under = recorder.outermost(ref)
+            recorder.emit(self._encoded, QUEUE, OK, ref, since_ns, t_ns, after=under)
 
     # --- mux ---
 
     def before_mux(self, packet: Any) -> tuple[FrameRef | None, Span] | None:
         """Open the span of a mux call; None for a packet that is not of a video."""
-        t0_ns = now_ns()
-        stream = packet.stream
-        if stream is None or stream.type != "video":
-            return None
-        ref = self._packets.read(packet)
-        span = self._recorder.span(self._mux, ref)
+        span = self._recorder.span(self._mux, None)
         span.__enter__()
-        span.t0 = t0_ns
-        return ref, span
+        try:
+            stream = packet.stream
+            if stream is None or stream.type != "video":
+                span.drop()
+                return None
+            span.ref = ref = self._packets.read(packet)
+            return ref, span
+        except BaseException:
+            span.drop()
+            raise
 
     def after_mux(
         self,
@@ -231,7 +261,10 @@ class Muxing:
     ) -> None:
         """Close the span of a mux call: its frame is delivered."""
         ref, span = call
-        span.__exit__(None if error is None else type(error), error, None)
+        if ref is None or ref.sampled:
+            span.__exit__(None if error is None else type(error), error, None)
+        else:
+            span.drop()
         output = self._outputs.get(packet.stream)
         if output is None:
             labels = labelsets.current.get() if ref is None else ref.labels
@@ -270,4 +303,5 @@ def _pts_in(ctx: Any, frame: Any) -> int | None:
     base, own = frame.time_base, ctx.time_base
     if pts is None or base is None or own is None or base == own:
         return pts
-    return int(round(pts * base / own))
+    rescaled: int = round(pts * base / own)
+    return rescaled

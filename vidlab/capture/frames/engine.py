@@ -7,12 +7,12 @@ from typing import Any, get_args
 
 from ...errors import InputError
 from ..patching import Patches
-from . import opencv, queues, stages, video
+from . import ffmpeg, opencv, queues, stages, video
 from .pyav import PyAV
 from .recorder import SpanRecorder
 from .sampling import Sampling
 from .spans import Clocks
-from .threadstate import Writer, expect_loops
+from .threadstate import Writer
 
 
 class Frames:
@@ -54,7 +54,6 @@ class Frames:
         patches = Patches()
         recorder = SpanRecorder(writer, self._clocks, self._sampling.rates)
         self._patches = patches
-        self._watch_loops(patches)
         stages.activate(patches, recorder)
         self._pyav = PyAV(patches, recorder)
         patches.set(video, "recorded", self._pyav)
@@ -63,25 +62,10 @@ class Frames:
 
     def stop(self) -> None:
         """Leave the program's packages as they were."""
-        if self._patches is None or self._pyav is None:
-            return
-        self._pyav.close()
-        self._patches.restore()
-        self._patches = self._pyav = None
-
-    @staticmethod
-    def _watch_loops(patches: Patches) -> None:
-        """Have each thread know that it runs an event loop, from when it begins to."""
-        from asyncio import events
-
-        begin = events._set_running_loop
-
-        def watched(loop: Any) -> None:
-            begin(loop)
-            recorder = stages.active
-            if loop is not None and recorder is not None:
-                recorder.local.state.loops = True
-
-        patches.set(events, "_set_running_loop", watched)
-        for foreign in ("uvloop", "rloop"):
-            patches.when_imported(foreign, lambda _: expect_loops())
+        ffmpeg.end_children()
+        pyav, patches = self._pyav, self._patches
+        self._pyav = self._patches = None
+        if patches is not None:
+            patches.restore()
+        if pyav is not None:
+            pyav.close()

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from ...clock import now_ns
 from ...schema import FLUSHED, OK, REORDER
 from ..patching import Patches
 from . import arrays, stages
@@ -85,7 +84,7 @@ def _patch_demux(patches: Patches, demuxing: Demuxing, container: Any) -> None:
 
     @wraps(demux)
     def recorded_demux(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        yield from demuxing.read(self, demux(self, *args, **kwargs))
+        return demuxing.read(self, demux(self, *args, **kwargs))
 
     patches.set(container, "demux", recorded_demux)
 
@@ -119,8 +118,8 @@ def _patch_codec(
         except BaseException as error:
             _end(recorder, muxing.after_encode, call, self, frame, None, error)
             raise
-        _end(recorder, muxing.after_encode, call, self, frame, packets, None)
-        return packets
+        named = _end(recorder, muxing.after_encode, call, self, frame, packets, None)
+        return packets if named is None else named
 
     @wraps(encode_lazy)
     def recorded_encode_lazy(self: Any, frame: Any = None) -> Iterator[Any]:
@@ -204,30 +203,35 @@ class Filtering:
 
     def before_push(self, context: Any, frame: Any) -> Any:
         """Open the span of a frame's way into a graph; None for a link on the way."""
-        if frame is None or context.filter.name != "buffer":
+        if frame is None:
             return None
-        t0_ns = now_ns()
-        ref = self._frames.read(frame)
-        span = self.recorder.span(self.kind, ref)
+        span = self.recorder.span(self.kind, None)
         span.__enter__()
-        span.t0 = t0_ns
+        if context.filter.name != "buffer":
+            span.drop()
+            return None
+        span.ref = ref = self._frames.read(frame)
         return ref, span
 
     def after_push(self, call: Any, context: Any, error: BaseException | None) -> None:
         """Close it: from now on the graph holds the frame."""
         ref, span = call
+        if ref is not None and not ref.sampled:
+            span.drop()
+            return
+        graph = self._of(context)
         span.__exit__(None if error is None else type(error), error, None)
         if ref is not None and error is None:
-            graph = self._of(context)
             graph.inside.enter(ref, None, span.t1, self.recorder.outermost(ref))
             graph.streams[ref.frame >> 32] = ref.frame
 
     def before_pull(self, context: Any) -> Any:
         """Open the span of a frame's way out of a graph; None for a link on the way."""
-        if context.filter.name != "buffersink":
-            return None
         span = self.recorder.span(self.kind, None)
         span.__enter__()
+        if context.filter.name != "buffersink":
+            span.drop()
+            return None
         return span
 
     def after_pull(self, call: Any, context: Any, frame: Any, error: BaseException | None) -> None:

@@ -323,9 +323,10 @@ def install(patches: Patches, recorder: SpanRecorder) -> None:
     def recorded_put(
         self: queue.Queue[Any], item: Any, block: bool = True, timeout: float | None = None
     ) -> None:
+        t_ns = now_ns()
         watch = known(id(self)) or watched(self)
         if watch is not None:
-            watch.entering(item)
+            watch.entering(item, t_ns)
         try:
             put(self, item, block, timeout)
         except BaseException:

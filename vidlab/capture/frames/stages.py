@@ -19,6 +19,7 @@ from ..patching import Patches
 from .recorder import SpanRecorder, frame_here
 from .refs import FrameRef, ref_of
 from .spans import F, Skipped, Span, inherited
+from .threadstate import watch_loops
 
 __all__ = ["Idle", "Span", "SpanRecorder", "activate", "active", "current", "ref_here", "stage"]
 
@@ -156,6 +157,7 @@ def _new_idle(name: str) -> Idle:
 
 def activate(patches: Patches, recorder: SpanRecorder) -> None:
     """Let `stage` record until `patches` are restored."""
+    watch_loops(patches, recorder)
     patches.set(Idle, "__enter__", _enter)
     patches.set(Idle, "__exit__", _exit)
     patches.set(sys.modules[__name__], "active", recorder)

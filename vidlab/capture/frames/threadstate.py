@@ -10,12 +10,15 @@ import os
 import sys
 import threading
 import weakref
+from asyncio import events
 from asyncio.events import _get_running_loop as running_loop
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ... import labelsets
 from ...clock import now_ns, thread_cpu_ns
 from ...schema import UNKNOWN
+from ..patching import Patches
 
 if TYPE_CHECKING:
     from .recorder import SpanRecorder
@@ -164,10 +167,22 @@ class _End:
 _states: weakref.WeakSet[ThreadState] = weakref.WeakSet()
 
 
-def expect_loops() -> None:
-    """Take every thread for one that may run an event loop."""
-    for state in list(_states):
-        state.loops = True
+def watch_loops(patches: Patches, recorder: SpanRecorder) -> None:
+    """Have each thread know that it runs an event loop, from when it begins to."""
+    begin = events._set_running_loop
+
+    def watched(loop: Any) -> None:
+        begin(loop)
+        if loop is not None:
+            recorder.local.state.loops = True
+
+    def may_run(_: ModuleType) -> None:
+        for state in list(_states):
+            state.loops = True
+
+    patches.set(events, "_set_running_loop", watched)
+    for foreign in _FOREIGN_LOOPS:
+        patches.when_imported(foreign, may_run)
 
 
 def _forget_clocks() -> None:
