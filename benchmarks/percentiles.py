@@ -19,7 +19,7 @@ from .figure import Figure, report
 
 SPANS = 10_000_000
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
-BY = ("stage", "codec")
+BY = ("stage", "kind", "codec")
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -34,7 +34,7 @@ def main() -> None:
         synthetic.write_run(path, spans=SPANS)
         run = open_run(path)
         query = (
-            "select stage, codec, count(*), quantile_disc(duration_ns, [0.5, 0.9, 0.99, 0.999]) "
+            "select stage, kind, codec, count(*), quantile_disc(duration_ns, [0.5, 0.9, 0.99, 0.999]) "
             f"from '{path}/spans.parquet' group by all"
         )
         contenders: dict[str, Callable[[], Any]] = {

@@ -32,9 +32,7 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_shows_an_example_that_parses(
-    verb: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_shows_an_example_that_parses(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([verb, "--help"])
     assert ended.value.code == 0
@@ -62,6 +60,17 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
     assert captured.err.startswith(f"vidlab {verb}: ")
     assert "does not exist" in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_missing_package_is_told_with_its_extra(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_polars(path: object) -> None:
+        raise ModuleNotFoundError("No module named 'polars'", name="polars")
+
+    monkeypatch.setattr(vl, "open_run", without_polars)
+    assert cli.main(["info", str(run)]) == 2
+    assert "pip install 'vidlab[workbench]'" in capsys.readouterr().err
 
 
 def test_info_tells_what_a_run_holds(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +106,9 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(
 ) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.setitem(doctor.EXTRAS, "video", {"no_such_module": "no-such-package"})
-    findings = {finding["what"]: finding for finding in json.loads(output(capsys, "doctor", "--json"))}
+    findings = {
+        finding["what"]: finding for finding in json.loads(output(capsys, "doctor", "--json"))
+    }
     assert findings["Python"]["works"]
     assert findings["packages for recording"]["works"]
     assert not findings["packages for video"]["works"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import vidlab
 
-from .errors import InputError, VidlabError
+from .errors import InputError, VidlabError, missing_extra
 
 #: The exit code for anything that vidlab itself reports as wrong, as of argparse.
 WRONG = 2
@@ -31,6 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VidlabError as error:
         print(f"vidlab {options.name}: {error}", file=sys.stderr)
         return WRONG
+    except ModuleNotFoundError as error:
+        from .workbench.doctor import EXTRAS
+
+        for extra, packages in EXTRAS.items():
+            if error.name in packages:
+                print(f"vidlab {options.name}: {missing_extra(error.name, extra)}", file=sys.stderr)
+                return WRONG
+        raise
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # what it prints to, such as `head`, has seen enough
@@ -51,19 +59,20 @@ def _record(options: argparse.Namespace) -> int:
         del command[0]
     if not command:
         raise InputError("what is to be recorded? vidlab record SCRIPT …, or -m MODULE …")
-    return child.leave_like(
-        scripts.record_script(
-            command,
-            options.output,
-            sampling=options.sampling,
-            labels=dict(options.label),
-            deadline_ms=options.deadline_ms,
-            max_bytes=options.max_bytes,
-            keep_seconds=options.keep_seconds,
-            overwrite=options.overwrite,
-            verbose=options.verbose,
-        )
+    recorded = scripts.record_script(
+        command,
+        options.output,
+        sampling=options.sampling,
+        labels=dict(options.label),
+        deadline_ms=options.deadline_ms,
+        max_bytes=options.max_bytes,
+        keep_seconds=options.keep_seconds,
+        overwrite=options.overwrite,
     )
+    # The program's stderr is its own, unless somebody sits there, or there is nothing to lose.
+    if options.verbose or sys.stderr.isatty() or not recorded.took_part:
+        print(f"vidlab: {recorded}", file=sys.stderr)
+    return child.leave_like(recorded.exit_code)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -302,7 +311,7 @@ def _add_record(record: argparse.ArgumentParser) -> None:
         help="say where the run is even if stderr is no terminal",
     )
     record.add_argument(
-        "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="as python -m"
+        "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="as python -m: a module and its arguments"
     )
     record.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 

@@ -84,7 +84,7 @@ def record(
         the buffers in use; at least 16 MiB. The oldest rows are let go, and counted.
     keep_seconds : float, optional
         How old rows may get, in seconds, give or take a sixteenth. What is older is let
-        go, and counted.
+        go, and counted; but the buffer that a thread records into is always kept whole.
     parameters : Mapping[str, Any], optional
         Anything to be kept in the manifest, as JSON; `deadline_ms` is when a frame
         counts as late.

@@ -18,14 +18,14 @@ Build = Callable[..., pl.DataFrame]
 def frame(
     number: int, t_ms: float, filter_ms: float = 1, stream: str = "cam"
 ) -> list[dict[str, Any]]:
-    """A frame's spans: decode, the queue "in", to_ndarray and filter, the queue "out", encode."""
+    """A frame's spans: decode, a queue, to_ndarray and filter, a queue, encode."""
     spans = []
     for stage, kind, duration_ms in (
         ("decode", "service", 1),
-        ("in", "queue", 5),
+        ("packets", "queue", 5),
         ("to_ndarray", "service", 0.1),
         ("filter", "service", filter_ms),
-        ("out", "queue", 5),
+        ("frames", "queue", 5),
         ("encode", "service", 1),
     ):
         spans.append(
@@ -68,14 +68,14 @@ def rising_and_falling(
 
 
 #: Something at both ends of time, so that bins are as told: 100 ms.
-ENDS = [level("in", 0, 0), level("in", 3000, 0)]
+ENDS = [level("packets", 0, 0), level("packets", 3000, 0)]
 
 
 def test_a_stage_that_is_busy_is_slow(table: Build) -> None:
     spans = table("spans", [s for n in range(20) for s in frame(n + 1, 500 + 50 * n, 45)])
-    depths = table("queue_depths", [*ENDS, *rising_and_falling("in", 500, 1500)])
+    depths = table("queue_depths", [*ENDS, *rising_and_falling("packets", 500, 1500)])
     (found,) = holdups(depths, spans).rows(named=True)
-    assert (found["stream_id"], found["queue"], found["stage"]) == ("cam", "in", "filter")
+    assert (found["stream_id"], found["queue"], found["stage"]) == ("cam", "packets", "filter")
     assert found["full_ns"] == pytest.approx(1000 * MS, abs=210 * MS)
     assert found["busy_share"] == pytest.approx(0.9, abs=0.03)
     assert found["t_ns"] == pytest.approx(500 * MS, abs=110 * MS)
@@ -83,7 +83,7 @@ def test_a_stage_that_is_busy_is_slow(table: Build) -> None:
 
 def test_a_stage_that_is_idle_is_away(table: Build) -> None:
     spans = table("spans", [s for n in range(20) for s in frame(n + 1, 50 * n)])
-    depths = table("queue_depths", [*ENDS, *rising_and_falling("in", 1200, 2200)])
+    depths = table("queue_depths", [*ENDS, *rising_and_falling("packets", 1200, 2200)])
     (found,) = holdups(depths, spans).rows(named=True)
     assert found["busy_share"] == 0
     assert found["duration_ns"] == found["full_ns"]
@@ -93,10 +93,14 @@ def test_of_full_queues_the_last_on_the_way_counts(table: Build) -> None:
     spans = table("spans", [s for n in range(60) for s in frame(n + 1, 50 * n)])
     depths = table(
         "queue_depths",
-        [*ENDS, *rising_and_falling("in", 500, 2500), *rising_and_falling("out", 500, 1500)],
+        [
+            *ENDS,
+            *rising_and_falling("packets", 500, 2500),
+            *rising_and_falling("frames", 500, 1500),
+        ],
     )
     found = holdups(depths, spans)
-    assert found["queue"].to_list() == ["in", "out"]
+    assert found["queue"].to_list() == ["packets", "frames"]
     assert found["stage"].to_list() == ["filter", "encode"]
     # The first queue is blamed for the second half only.
     assert found["t_ns"].to_list() == pytest.approx([1500 * MS, 500 * MS], abs=110 * MS)
@@ -116,15 +120,15 @@ def test_streams_and_times_far_apart_are_told_apart(table: Build) -> None:
         "queue_depths",
         [
             *ENDS,
-            *rising_and_falling("in", 300, 700),
-            *rising_and_falling("in", 2000, 2800),
-            *rising_and_falling("in", 300, 900, stream="other"),
+            *rising_and_falling("packets", 300, 700),
+            *rising_and_falling("packets", 2000, 2800),
+            *rising_and_falling("packets", 300, 1900, stream="other"),
         ],
     )
     found = holdups(depths, spans)
     assert found.select("stream_id", pl.col("t_ns") // (100 * MS)).rows() == [
-        ("cam", 20),
         ("other", 3),
+        ("cam", 20),
         ("cam", 3),
     ]
 
@@ -134,7 +138,7 @@ def test_queues_that_cannot_fill_or_hold_one_are_left_out(
     table: Build, capacity: int | None
 ) -> None:
     depths = [
-        {**row, "capacity": capacity} for row in [*ENDS, *rising_and_falling("in", 500, 1500)]
+        {**row, "capacity": capacity} for row in [*ENDS, *rising_and_falling("packets", 500, 1500)]
     ]
     assert holdups(table("queue_depths", depths), table("spans", frame(1, 0))).height == 0
 

@@ -73,9 +73,7 @@ def test_corrupt_packets_and_only_those_never_come_out(files: dict[str, Path]) -
     assert len(numbers(path)) == 30 - 2
 
 
-def test_the_cache_follows_the_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert clips.cache_folder() == tmp_path / "vidlab" / "clips"
     monkeypatch.delenv("XDG_CACHE_HOME")

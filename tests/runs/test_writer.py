@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from vidlab import labelsets
@@ -486,6 +487,29 @@ def test_a_disk_that_has_space_again_is_used_again(small_disk: Path) -> None:
     kept = set(raw.records(small_disk, "spans", "t_ns"))
     assert kept >= set(range(6 * PER_BLOCK, 7 * PER_BLOCK))
     assert len(kept) + writer.losses().get("spans", {"lost": 0})["lost"] == 7 * PER_BLOCK
+
+
+def test_a_batch_that_is_cut_short_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no stream ends in the middle of a batch but one that was killed."""
+    writer = RunWriter(tmp_path)
+    write = os.write
+    cuts = [100]
+
+    def cut_once(file: int, data: bytes) -> int:
+        if len(data) > BLOCK_BYTES and cuts:
+            return write(file, data[: cuts.pop()])
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", cut_once)
+    for value in range(3 * PER_BLOCK):
+        pack(writer, value)
+    writer.close()
+    assert not cuts
+    for path in (tmp_path / "segments").glob("*.arrows"):
+        pa.ipc.open_stream(path.read_bytes()).read_all()
+    assert sorted(raw.records(tmp_path, "spans", "t_ns")) == list(range(3 * PER_BLOCK))
 
 
 def test_a_run_that_is_deleted_while_it_is_recorded(

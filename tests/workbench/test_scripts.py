@@ -49,7 +49,9 @@ def both(
     return plain, recorded
 
 
-def same(pair: tuple[subprocess.CompletedProcess[bytes], ...]) -> subprocess.CompletedProcess[bytes]:
+def same(
+    pair: tuple[subprocess.CompletedProcess[bytes], ...],
+) -> subprocess.CompletedProcess[bytes]:
     plain, recorded = pair
     assert recorded.stdout == plain.stdout
     assert recorded.stderr == plain.stderr
@@ -128,6 +130,10 @@ def test_it_ends_as_it_would_end(script: Path, ending: str) -> None:
     assert result.stdout == b"out\n"
     run = vl.open_run(script.parent / "run")
     assert run.compacted
+    killed = result.returncode < 0
+    assert [note for note in run.notes if "was ended by SIG" in note] == (
+        [f"the program was ended by {signal.Signals(-result.returncode).name}"] if killed else []
+    )
     assert vl.verify(run.path) == []
 
 
@@ -190,13 +196,14 @@ def test_signals_reach_it(script: Path, number: signal.Signals, handled: bool) -
 
 def test_ctrl_c_in_a_terminal_reaches_it_once(script: Path) -> None:
     script.write_text(
-        "import signal, time\n"
-        "count = 0\n"
-        "def more(*_):\n    global count\n    count += 1\n"
-        "signal.signal(signal.SIGINT, more)\n"
+        "import os, signal, time\n"
+        "end, fd = os.pipe()\n"
+        "os.set_blocking(fd, False)\n"
+        "signal.set_wakeup_fd(fd)\n"  # a byte a signal, however fast they come
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
         "print('ready', flush=True)\n"
-        "time.sleep(0.5); time.sleep(0.5)\n"
-        "print('interrupted', count, flush=True)\n"
+        "time.sleep(1)\n"
+        "print('interrupted', len(os.read(end, 9)), flush=True)\n"
     )
     pid, terminal = pty.fork()
     if pid == 0:
@@ -333,7 +340,11 @@ def test_options_reach_the_run(tmp_path: Path, clip: Path) -> None:
     )
     run = vl.open_run(tmp_path / "run")
     assert run.manifest.parameters["deadline_ms"] == 80
-    assert run.manifest.parameters["command"] == [str(SCRIPTS / "transcode.py"), str(clip), "out.mp4"]
+    assert run.manifest.parameters["command"] == [
+        str(SCRIPTS / "transcode.py"),
+        str(clip),
+        "out.mp4",
+    ]
     assert run.manifest.limits == {"max_bytes": 64 << 20}
     assert set(run.scan("frames").collect()["site"].cast(pl.String)) == {"north"}
 
@@ -343,16 +354,50 @@ def test_options_reach_the_run(tmp_path: Path, clip: Path) -> None:
 
 def test_a_program_that_takes_no_part_is_told_of(tmp_path: Path) -> None:
     result = subprocess.run(
-        [*RECORD, "-o", tmp_path / "run", "echo", "hello"], capture_output=True, text=True, timeout=60
+        [*RECORD, "-o", tmp_path / "run", "echo", "hello"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert result.stdout == "hello\n"
     assert "nothing was recorded" in result.stderr
     assert result.returncode == 0
 
 
+def test_a_python_that_cannot_record_runs_as_without(script: Path) -> None:
+    broken = script.parent / "broken"
+    broken.mkdir()
+    (broken / "numpy.py").write_text("raise ImportError('not for this Python')")
+    script.write_text("import sys\nprint('ran', [m for m in sys.modules if 'vidlab' in m])")
+    command = f"PYTHONPATH=$PYTHONPATH:'{broken}' exec '{sys.executable}' '{script}'"
+    result = subprocess.run(
+        [*RECORD, "-o", script.parent / "run", "sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.stdout == "ran []\n"
+    assert result.stderr.count("\n") == 1
+    assert "nothing was recorded" in result.stderr
+
+
+def test_a_program_that_deletes_the_run_ends_as_without(script: Path) -> None:
+    script.write_text("import shutil, sys\nshutil.rmtree('run')\nsys.exit(5)")
+    result = subprocess.run(
+        [*RECORD, "-o", "run", script],
+        cwd=script.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 5
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--label", "gpu=x", "script.py"], "the label gpu is a device index"),
         (["missing.py"], "no script and no program 'missing.py'"),
         ([], "what is to be recorded?"),
         (["-m"], "what is to be recorded?"),

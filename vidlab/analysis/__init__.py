@@ -11,6 +11,8 @@ returns them, and know nothing of runs, files or charts:
 * `throughput`: does a stream keep its nominal rate?
 * `startup`: how long until the first frame?
 * `pauses`: which frames did the garbage collector hold up?
+* `silences`: when did a whole process stand still, and why?
+* `holdups`: what held a full queue up, a slow stage or one that was away?
 
 Moments are columns `t_…ns`, durations other columns `…_ns`: Int64 nanoseconds.
 """
@@ -22,14 +24,27 @@ try:
 except ImportError as error:
     raise missing_extra("polars", "workbench") from error
 
-from . import closure, latency, losses, pauses, queues, startup, stutter, throughput
+from . import (
+    closure,
+    holdups,
+    latency,
+    losses,
+    pauses,
+    queues,
+    silences,
+    startup,
+    stutter,
+    throughput,
+)
 
 __all__ = [
     "closure",
+    "holdups",
     "latency",
     "losses",
     "pauses",
     "queues",
+    "silences",
     "startup",
     "stutter",
     "throughput",

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 from .. import histogram
 from ..errors import InputError
 from . import tables
+from .packing import SortedGroups, sorted_groups
 
 #: The quantiles that every table of percentiles has unless others are asked for.
 DEFAULT = (0.5, 0.9, 0.99, 0.999)
+
+# Columns of our own: no label, being an identifier, is called so.
+_VALUE, _RATE, _ALL = "the value", "the rate", "all rows"
 
 # A product such as 0.07 * 100 is a little more than 7: without this its rank would be 8.
 _TIE = 1 - 1e-12
@@ -58,9 +63,8 @@ def grouped(
 ) -> pl.DataFrame:
     """Return count, mean, percentiles and maximum of `value` in each group.
 
-    Rows count 1 / `sample_rate` each, if the table has that column. As long as all rows
-    of a group have the same rate, which is the rule, weights don't change its
-    percentiles, and none are computed.
+    Rows count 1 / `sample_rate` each, if the table has that column. As long as all have
+    the same rate, which is the rule, weights change no percentile, and none are computed.
 
     Parameters
     ----------
@@ -78,46 +82,20 @@ def grouped(
         `max_ns`, all Int64 nanoseconds; sorted by `by`.
     """
     several = checked(quantiles)
+    keys = list(by) or [_ALL]
     sampled = tables.has(table, "sample_rate")
-    keys = list(by) or ["all"]
     rows = table.select(
         *by,
-        *([] if by else [pl.lit(0).alias("all")]),
-        pl.col(value).alias("value"),
-        *(["sample_rate"] if sampled else []),
+        *([] if by else [pl.lit(0).alias(_ALL)]),
+        pl.col(value).alias(_VALUE),
+        (pl.col("sample_rate") if sampled else pl.lit(1.0)).alias(_RATE),
     )
-    rate = pl.col("sample_rate")
-    rates = [rate.min().alias("least_rate"), rate.max().alias("most_rate")] if sampled else []
-    # Values are gathered once, and every quantile picked from what was gathered. As
-    # aggregations of their own they would gather them once each: half as much work again.
-    gathered = pl.col("values").list
-    result = (
-        rows.group_by(keys)
-        .agg(pl.col("value").alias("values"), *rates)
-        .with_columns(
-            gathered.len().cast(pl.Int64).alias("count"),
-            gathered.mean().alias("mean_ns"),
-            gathered.max().alias("max_ns"),
-            *(
-                gathered.eval(pl.element().quantile(quantile * _TIE, "equiprobable"))
-                .list.first()
-                .alias(column(quantile))
-                for quantile in several
-            ),
-        )
-        .drop("values")
-        .collect(engine="streaming")
-    )
-    if sampled:
-        same = pl.col("least_rate") == pl.col("most_rate")
-        mixed = result.filter(~same).select(keys)
-        result = result.filter(same).with_columns(
-            tables.whole_number(pl.col("count") / pl.col("least_rate")).alias("count")
-        )
-        if mixed.height:
-            few = rows.join(mixed.lazy(), on=keys, how="semi", nulls_equal=True)
-            parts = [result.drop("least_rate", "most_rate"), _weighted(few, keys, several)]
-            result = pl.concat(parts, how="diagonal_relaxed")
+    rate = _common_rate(rows)
+    packed = sorted_groups(rows, keys, _VALUE) if rate else None
+    if packed is None or rate is None:
+        result = _gathered(rows, keys, several)
+    else:
+        result = _picked(packed, several, rate)
     numbers = ["mean_ns", *map(column, several), "max_ns"]
     return (
         tables.plain(result)
@@ -126,19 +104,40 @@ def grouped(
     )
 
 
-def _weighted(rows: pl.LazyFrame, keys: list[str], quantiles: list[float]) -> pl.DataFrame:
-    values = pl.col("value")
-    weight = 1.0 / pl.col("sample_rate")
-    ascending, running = values.sort(), weight.sort_by("value").cum_sum()
+def _common_rate(rows: pl.LazyFrame) -> float | None:
+    """The rate at which all rows were sampled; 1 of no rows, None if they differ."""
+    rate = pl.col(_RATE)
+    least, most = rows.select(rate.min().alias("least"), rate.max().alias("most")).collect().row(0)
+    if least is None:
+        return 1.0
+    return float(least) if least == most else None
+
+
+def _picked(groups: SortedGroups, quantiles: list[float], rate: float) -> pl.DataFrame:
+    """Each quantile at its place among sorted values."""
+    counts = groups.counts
+    ranks = {q: np.ceil(counts * (q * _TIE)).clip(1).astype(np.int64) for q in quantiles}
+    return groups.keys.with_columns(
+        pl.Series("count", np.rint(counts / rate).astype(np.int64)),
+        pl.Series("mean_ns", groups.sums() / counts),
+        *(pl.Series(column(q), groups.at(rank - 1)) for q, rank in ranks.items()),
+        pl.Series("max_ns", groups.at(counts - 1)),
+    )
+
+
+def _gathered(rows: pl.LazyFrame, keys: list[str], quantiles: list[float]) -> pl.DataFrame:
+    """Each quantile at the first of a group's values at which the weights add up to it."""
+    values = pl.col(_VALUE)
+    weight = 1.0 / pl.col(_RATE)
+    running = weight.cum_sum()
     return (
-        rows.group_by(keys)
+        rows.sort(_VALUE)
+        .group_by(keys, maintain_order=True)
         .agg(
             tables.whole_number(weight.sum()).alias("count"),
             ((values * weight).sum() / weight.sum()).alias("mean_ns"),
             *(
-                ascending.get((running < quantile * _TIE * weight.sum()).sum())
-                .cast(pl.Float64)
-                .alias(column(quantile))
+                values.get((running < quantile * _TIE * weight.sum()).sum()).alias(column(quantile))
                 for quantile in quantiles
             ),
             values.max().alias("max_ns"),
@@ -164,10 +163,10 @@ def of_histograms(
         `vidlab.histogram.RELATIVE_ERROR`.
     """
     several = checked(quantiles)
-    keys = list(by) or ["all"]
+    keys = list(by) or [_ALL]
     running = pl.col("count").cum_sum()
     result = (
-        cube.with_columns(*([] if by else [pl.lit(0).alias("all")]))
+        cube.with_columns(*([] if by else [pl.lit(0).alias(_ALL)]))
         .group_by(*keys, "bucket")
         .agg(pl.col("count", "total_ns").sum())
         .filter(pl.col("count") > 0)

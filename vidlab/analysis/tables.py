@@ -20,8 +20,9 @@ from ..errors import InputError
 #: What an analysis accepts as a table.
 AnyTable = pl.LazyFrame | pl.DataFrame
 
-#: How many frames, or spans, a recorded one stands for; 1 where nothing is sampled.
-WEIGHT = "weight"
+#: The column that says how many frames, or spans, a recorded one stands for: 1 where nothing
+#: is sampled. No label, being an identifier, is called so.
+WEIGHT = "stands for"
 
 #: The fates of frames that reached a sink.
 DELIVERED = ("delivered", "duplicated")
@@ -101,7 +102,7 @@ def has(table: pl.LazyFrame, column: str) -> bool:
 
 
 def weighted(table: pl.LazyFrame) -> pl.LazyFrame:
-    """Return the table with the column `weight`, 1 / sample_rate."""
+    """Return the table with the column `WEIGHT`, 1 / sample_rate."""
     weight = 1.0 / pl.col("sample_rate") if has(table, "sample_rate") else pl.lit(1.0)
     return table.with_columns(weight.alias(WEIGHT))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from ..progress import progress
 from ..recording import record
 from ..runs.run import open_run
 from ..workbench.report import write_report
-from ..workbench.slices import Slice
-from ..workbench.verdict import Verdict, verdict
 from . import faults
 from .clips import CLIPS, Clip, make_clips
 from .diagnosis import diagnose, matched
 from .faults import Fault, Saboteur
 from .pipeline import Source, probe, run_pipeline
+from .summary import summary
 
 #: A frame is late beyond this: decoders that reorder, and AV1's, take up to 0.15 s at 25/s.
 DEADLINE_MS = 200.0
@@ -68,20 +67,20 @@ class Demo:
     ----------
     run, report : Path
         What it has left behind.
-    verdict : Verdict
-        Which streams were late, and why, by the analyses.
+    lines : list of str
+        Which streams were late, where their time went, and why, by the analyses.
     planted, found : list of Fault
         The faults that were planted, and those of them that the analyses name.
     """
 
     run: Path
     report: Path
-    verdict: Verdict
+    lines: list[str]
     planted: list[Fault]
     found: list[Fault]
 
     def __str__(self) -> str:
-        lines = [str(self.verdict)]
+        lines = [*self.lines]
         if self.planted:
             lines.append(f"{len(self.found)} of {len(self.planted)} planted faults were found")
             lines += [
@@ -95,7 +94,7 @@ class Demo:
         return {
             "run": str(self.run),
             "report": str(self.report),
-            **asdict(self.verdict),
+            "summary": self.lines,
             "planted": [fault.facts() for fault in self.planted],
             "found": [fault.facts() for fault in self.found],
         }
@@ -142,8 +141,14 @@ def run_demo(
     ):
         run_pipeline(sources, Path(folder), saboteur, advance)
     run = open_run(output)
-    found = matched(faults_here, diagnose(run), saboteur.t_start_ns) if faults_here else []
-    return Demo(run.path, write_report(output, report), verdict(Slice(run)), faults_here, found)
+    causes = diagnose(run)
+    return Demo(
+        run.path,
+        write_report(output, report),
+        summary(run, causes),
+        faults_here,
+        matched(faults_here, causes, saboteur.t_start_ns),
+    )
 
 
 def _made(seconds: float | None) -> list[Source]:

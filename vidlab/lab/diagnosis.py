@@ -78,17 +78,18 @@ def diagnose(run: Run) -> list[Cause]:
 
 
 def _slow_stages(run: Run) -> Iterator[Cause]:
-    times = latency.percentiles(run.scan("spans"), ["stage", "codec"], [0.5])
+    times = latency.percentiles(run.scan("spans"), ["stage", "codec"], [0.1, 0.5])
     own = times.filter(pl.col("kind") == "service", pl.col("codec").is_not_null())
-    others = own.select("stage", codec_other="codec", other_ns="p50_ns")
+    others = own.select("stage", codec_other="codec", other_ns="p50_ns", least_ns="p10_ns")
+    # Compared are the fast ones of each: the others may have waited for a CPU.
     compared = (
         own.join(others, on="stage")
         .filter(pl.col("codec") != pl.col("codec_other"))
         .group_by("stage", "codec")
-        .agg(pl.col("p50_ns").first(), pl.col("other_ns").median())
+        .agg(pl.col("p10_ns", "p50_ns").first(), pl.col("other_ns", "least_ns").median())
         .filter(
-            pl.col("p50_ns") - pl.col("other_ns") >= SLOWER_NS,
-            pl.col("p50_ns") >= SLOWER_TIMES * pl.col("other_ns"),
+            pl.col("p10_ns") - pl.col("least_ns") >= SLOWER_NS,
+            pl.col("p10_ns") >= SLOWER_TIMES * pl.col("least_ns"),
         )
         .sort("p50_ns", descending=True)
     )
@@ -109,8 +110,9 @@ def _held_up_queues(run: Run, standstills: pl.DataFrame) -> Iterator[Cause]:
     end = pl.col("t_ns") + pl.col("duration_ns")
     for row in found.iter_rows(named=True):
         t_ns, end_ns = row["t_ns"], row["t_ns"] + row["duration_ns"]
-        # Where the whole process stood still, no stage took frames.
-        if standstills.filter(pl.col("t_ns") < end_ns, end > t_ns).height:
+        # While the whole process stood still, no stage took frames.
+        silent_ns = standstills.filter(pl.col("t_ns") < end_ns, end > t_ns)["silent_ns"].sum()
+        if silent_ns > BUSY * row["full_ns"]:
             continue
         yield Cause(
             faults.QUEUE_BACKS_UP,

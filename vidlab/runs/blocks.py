@@ -247,6 +247,22 @@ class Blocks:
         except OSError as error:
             self.error = error.with_traceback(None)
 
+    def recycle(self, block: Block) -> None:
+        """Make a block that was read to its end a spare one again, or remove it.
+
+        Making a file and removing it costs more than all else that is done for a block.
+        It changes its name first: from then on no reader takes what is in it for records.
+        """
+        if block.path is None or self.closed or len(self._spares) >= self._most_spares:
+            block.remove()
+            return
+        path = f"{self._folder}/{SPARES}/{self.index:04d}-{next(self._numbers):06d}"
+        os.rename(block.path, path)  # noqa: PTH104 - a Path costs more than the call
+        block.path = path
+        block.view[:] = _ZEROS
+        block.used = 0
+        self._spares.append(block)
+
     def remove_spares(self) -> None:
         """Remove the files of the spare blocks."""
         with contextlib.suppress(IndexError):

@@ -197,8 +197,10 @@ class Segments:
         found = _FILE.fullmatch(file)
         if table.record is None or found is None:
             return None
+        path = self.folder / file
         try:
-            content = (self.folder / file).read_bytes()
+            content = path.read_bytes()
+            path.stat()  # still of this name: its memory has not been used for others since
         except FileNotFoundError:  # written as a batch meanwhile
             return None
         except OSError as error:

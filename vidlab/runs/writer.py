@@ -342,7 +342,11 @@ class RunWriter:
             batch = encode_block(block, self._options)
             if batch.rows:
                 self._streams.append(block.table, batch)
-            block.remove()
+            self._buffers.out.pop(block.name, None)
+            if holes:  # somebody may still write into it
+                block.remove()
+            else:
+                self._buffers.recycle(block)
         except OSError as error:
             self._warn("write records", error)
             if not block.readable:

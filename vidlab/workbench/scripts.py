@@ -5,22 +5,59 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import labelsets
 from ..capture import propagation
 from ..capture.frames.engine import Frames
 from ..capture.runtime.engine import Runtime
-from ..errors import InputError
+from ..errors import InputError, RunError
 from ..recording import record
-from ..runs.run import Run, open_run
+from ..runs.manifest import Manifest
 from . import child
 
 #: The folder whose `sitecustomize` lets a Python process join the run as it starts.
 BOOTSTRAP = Path(__file__).parents[1] / "capture" / "bootstrap"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How a recorded program ended, and what is in its run.
+
+    Attributes
+    ----------
+    exit_code : int
+        The program's exit code, or minus the signal that killed it.
+    path : Path
+        The run's folder.
+    manifest : Manifest or None
+        The run's; None if the program has deleted or damaged it.
+    """
+
+    exit_code: int
+    path: Path
+    manifest: Manifest | None
+
+    @property
+    def took_part(self) -> bool:
+        """Whether any process of the program was recorded: one of the run's is vidlab's own."""
+        return self.manifest is not None and len(self.manifest.processes) > 1
+
+    def __str__(self) -> str:
+        if self.manifest is None or not self.took_part:
+            return (
+                f"nothing was recorded into {self.path}: no process of the program took part. "
+                "Is it a Python program, of a Python that has numpy and pyarrow?"
+            )
+        if not self.manifest.tables:
+            return f"recorded {self.path}, not yet finished: vidlab compact {self.path}"
+        frames = self.manifest.tables["frames"].rows
+        return f"recorded {self.path}, {frames:,} frames: vidlab report {self.path}"
 
 
 def record_script(
@@ -33,14 +70,12 @@ def record_script(
     max_bytes: int | None = None,
     keep_seconds: float | None = None,
     overwrite: bool = False,
-    verbose: bool = False,
-) -> int:
-    """Run a program as it would run without vidlab, record it, and return its exit code.
+) -> Recorded:
+    """Run a program as it would run without vidlab, and record it.
 
     The program gets this process's standard streams and signals. It and its own Python
-    children join the run as they start, before any of their own code. Nothing is printed
-    but, on stderr, a closing line if that is a terminal or `verbose`, and in any case a
-    warning if nothing was recorded.
+    children join the run as they start, before any of their own code. To be called in the
+    main thread.
 
     Parameters
     ----------
@@ -57,13 +92,6 @@ def record_script(
         The latency beyond which a frame is late.
     max_bytes, keep_seconds, overwrite
         As of `vidlab.record`.
-    verbose : bool
-        Whether to print the closing line in any case.
-
-    Returns
-    -------
-    int
-        The program's exit code, or minus the signal that killed it.
 
     Raises
     ------
@@ -74,32 +102,35 @@ def record_script(
     """
     resolved = _resolved(command)
     run = Path(output) if output is not None else _new_run(command)
+    environment = {"PYTHONPATH": _python_path()}
+    if labels:
+        with labelsets.labels(**labels):
+            environment[propagation.LABELS_VARIABLE] = propagation.labels_as_text()
     parameters: dict[str, object] = {"command": list(command)}
     if deadline_ms is not None:
         parameters["deadline_ms"] = deadline_ms
-    with contextlib.ExitStack() as stack:
-        # Until the program has ended, signals are its own; from then on they are ours.
-        with child.signals_held_back() as mask:
-            stack.enter_context(
-                record(
-                    run,
-                    engines=[Frames(sampling=dict(sampling or {})), Runtime()],
-                    max_bytes=max_bytes,
-                    keep_seconds=keep_seconds,
-                    parameters=parameters,
-                    overwrite=overwrite,
-                )
+    # Until the program has ended, signals are its own; then they are ours, before the
+    # recording is finished.
+    with contextlib.ExitStack() as recording, child.signals_held_back() as mask:
+        recording.enter_context(
+            record(
+                run,
+                engines=[Frames(sampling=sampling), Runtime()],
+                max_bytes=max_bytes,
+                keep_seconds=keep_seconds,
+                parameters=parameters,
+                overwrite=overwrite,
             )
-            environment = {**os.environ, "PYTHONPATH": _python_path()}
-            if labels:
-                with labelsets.labels(**labels):
-                    environment[propagation.LABELS_VARIABLE] = propagation.labels_as_text()
-            code = child.run_child(resolved, environment, mask)
-    recorded = open_run(run)
-    nobody = len(recorded.manifest.processes) < 2  # one is this process
-    if nobody or verbose or sys.stderr.isatty():
-        print(_nobody(recorded) if nobody else _closing(recorded), file=sys.stderr)
-    return code
+        )
+        exit_code = child.run_child(resolved, {**os.environ, **environment}, mask)
+    manifest = None
+    with contextlib.suppress(RunError, OSError):
+        manifest = Manifest.read(run)
+        if exit_code < 0:
+            note = f"the program was ended by {signal.Signals(-exit_code).name}"
+            manifest = replace(manifest, notes=(*manifest.notes, note))
+            manifest.write(run)
+    return Recorded(exit_code, run, manifest)
 
 
 def _python_path() -> str:
@@ -135,18 +166,3 @@ def _new_run(command: Sequence[str]) -> Path:
         number += 1
         path = base.with_name(f"{base.name}-{number}")
     return path
-
-
-def _nobody(run: Run) -> str:
-    return (
-        f"vidlab: nothing was recorded into {run.path}: no process of the program took part. "
-        "Is it a Python program, of a Python that has numpy and pyarrow?"
-    )
-
-
-def _closing(run: Run) -> str:
-    """Return a line on what was recorded and what to do next."""
-    if not run.compacted:
-        return f"vidlab: recorded {run.path}, which is not finished yet: vidlab compact {run.path}"
-    frames = run.manifest.tables["frames"].rows
-    return f"vidlab: recorded {run.path}, {frames:,} frames: vidlab report {run.path}"

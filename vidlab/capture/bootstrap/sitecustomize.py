@@ -40,4 +40,4 @@ except Exception:  # a Python without numpy, say: it runs as it would without vi
 # Now the environment's own, under its own name. Where there is none, the import's error
 # tells `site` just that, and the name is free again.
 del sys.modules[__name__]
-import sitecustomize  # noqa: E402, F401
+import sitecustomize  # type: ignore[import-not-found]  # noqa: E402, F401

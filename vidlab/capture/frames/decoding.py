@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
+from ... import labelsets
 from ...clock import now_ns
 from ...schema import (
     DECODED,
@@ -90,6 +91,17 @@ def identity_in(ctx: Any) -> str:
     return "opaque"
 
 
+def is_call_recorded(ref: FrameRef | None, last: FrameRef | None, gave: object) -> bool:
+    """Whether a call to a codec has a span: with a frame, as that is recorded.
+
+    A call without a frame drains the codec. It has a span, of no frame, if that `gave`
+    anything and all frames of the stream are recorded.
+    """
+    if ref is not None:
+        return ref.sampled
+    return bool(gave) and (last is None or labelsets.get(last.labels).sample_rate >= 1.0)
+
+
 class Input:
     """An input stream of PyAV that is being recorded."""
 
@@ -127,8 +139,8 @@ class Decoder:
             copy_opaque.force(ctx) if self.identity == "opaque" else [bool(ctx.copy_opaque)]
         )
         self.inside = Inside()
-        #: Any frame of the stream that it decodes.
-        self.frame = 0
+        #: The frame that it was given last.
+        self.last: FrameRef | None = None
 
 
 class Demuxing:
@@ -247,13 +259,13 @@ class Demuxing:
         if ref is not None and decoder.identity == "pts":
             self._packets.write_for_user(packet, ref, user)
         flags = 0 if ref is None else self._sent_flags(ctx, packet)
-        if (ref is None and not frames) or (ref is not None and not ref.sampled):
-            span.drop()  # the decoder was drained, and gave nothing; or it is not recorded
+        if not is_call_recorded(ref, decoder.last, frames):
+            span.drop()
         else:
             span.__exit__(None if error is None else type(error), error, None)
         t_ns = span.t1
         if ref is not None:
-            decoder.frame = ref.frame
+            decoder.last = ref
             decoder.inside.enter(ref, packet.pts, t_ns, recorder.outermost(ref))
             recorder.event(ref, SENT, flags=flags, t_ns=t_ns)
         result = None
@@ -262,8 +274,8 @@ class Demuxing:
             for frame in frames:
                 result.refs.append(self._came_out(decoder, frame, ref, t_ns))
         draining = packet is None or not packet.size
-        if draining and (error is None or isinstance(error, EOFError)) and decoder.frame:
-            recorder.event(decoder.frame, FLUSHED, self._decode.number)
+        if draining and (error is None or isinstance(error, EOFError)) and decoder.last:
+            recorder.event(decoder.last.frame, FLUSHED, self._decode.number)
             decoder.inside.clear()
         return result
 
@@ -303,9 +315,9 @@ class Demuxing:
     def flushed(self, ctx: Any) -> None:
         """Note that a decoder has thrown away what it held, for a seek."""
         decoder = self._decoders.get(ctx)
-        if decoder is not None and decoder.frame:
+        if decoder is not None and decoder.last is not None:
             decoder.inside.clear()
-            self._recorder.event(decoder.frame, FLUSHED, self._seek)
+            self._recorder.event(decoder.last.frame, FLUSHED, self._seek)
 
     def taken(self, ref: FrameRef | None, since_ns: int) -> None:
         """Note that the program took a frame off the list that `decode` returned."""

@@ -10,7 +10,13 @@ from ... import labelsets
 from ...clock import now_ns
 from ...schema import DELIVERED, ENCODER_LAG, FLUSHED, OK, QUEUE
 from . import stages
-from .decoding import SHORTEST_WAIT_NS, HandedOut, Inside, holds_in_threads
+from .decoding import (
+    SHORTEST_WAIT_NS,
+    HandedOut,
+    Inside,
+    holds_in_threads,
+    is_call_recorded,
+)
 from .opaque import Carrier, CopyOpaque, Registry
 from .recorder import SpanRecorder
 from .refs import FrameRef
@@ -95,7 +101,7 @@ class Encoder:
         self.inside = Inside()
         self.sanity = Sanity(recorder, f"encoder {ctx.name}")
         #: A frame of each stream whose frames it has been given.
-        self.streams: dict[int, int] = {}
+        self.streams: dict[int, FrameRef] = {}
 
 
 class Output:
@@ -182,7 +188,7 @@ class Muxing:
             self._frames.write_for_user(frame, ref, user)
         pts = None if ref is None else _pts_in(ctx, frame)
         if ref is not None and error is None:
-            encoder.streams[ref.frame >> 32] = ref.frame
+            encoder.streams[ref.frame >> 32] = ref
             encoder.inside.enter(ref, pts, 0, None)
         refs: list[FrameRef | None] = []
         out = []
@@ -190,7 +196,9 @@ class Muxing:
             came = self._name(encoder, packet)
             refs.append(came)
             out.append(None if came is None else encoder.inside.leave(came.frame))
-        if (frame is None and not packets) or (ref is not None and not ref.sampled):
+        if frame is not None and ref is None:
+            span.__exit__(None if error is None else type(error), error, None)
+        elif not is_call_recorded(ref, next(iter(encoder.streams.values()), None), packets):
             span.drop()
         else:
             span.__exit__(None if error is None else type(error), error, None)
@@ -204,8 +212,8 @@ class Muxing:
         if ref is not None and encoder.inside.leave(ref.frame) is not None:
             encoder.inside.enter(ref, pts, t_ns, recorder.outermost(ref))
         if frame is None and error is None:
-            for number in encoder.streams.values():
-                recorder.event(number, FLUSHED, self._encode.number)
+            for last in encoder.streams.values():
+                recorder.event(last.frame, FLUSHED, self._encode.number)
             encoder.inside.clear()
         if not packets:
             return None

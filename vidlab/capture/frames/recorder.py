@@ -17,10 +17,11 @@ from .refs import FrameRef
 from .sampling import Sampling
 from .spans import (
     NOT_TIMED,
+    ClockedSpan,
     Clocks,
-    Skipped,
     Span,
     StageKind,
+    TaskSpan,
     inherited,
     parent_number,
     still_open,
@@ -84,9 +85,10 @@ class SpanRecorder:
 
     def span(self, kind: StageKind, ref: FrameRef | None) -> Span:
         """Return a span of this stage, to be entered."""
-        if ref is not None and not ref.sampled:
-            return Skipped(kind, ref, self.local.state)
-        return kind.span(kind, ref, self.local.state)
+        state = self.local.state
+        if kind.reads_clocks and (ref is None or ref.sampled):
+            return ClockedSpan(kind, ref, state)
+        return (TaskSpan if state.loops else Span)(kind, ref, state)
 
     def innermost(self) -> Span | None:
         """Return the innermost open span here."""

@@ -8,19 +8,24 @@ duplicates, a decoder's reference), so a `FrameRef` never changes.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 
 from ... import labelsets
+from ...schema import UNKNOWN
 from . import arrays
+
+# frame, parent, cpu_ns and runqueue_ns of a record of `spans`.
+_HEAD = struct.Struct("<QQqq")
 
 
 class _Fields:
     """What a `FrameRef` consists of. It becomes immutable by becoming one."""
 
-    __slots__ = ("dts", "frame", "labels", "pts", "sampled", "seq", "t_demux_ns", "user")
+    __slots__ = ("dts", "frame", "head", "labels", "pts", "sampled", "seq", "t_demux_ns", "user")
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class _Fields:
         self.t_demux_ns: Final = t_demux_ns
         self.sampled: Final = sampled
         self.user: Final = user
+        self.head: Final = _HEAD.pack(frame, 0, UNKNOWN, UNKNOWN) if sampled else None
 
 
 class FrameRef(_Fields):
@@ -62,6 +68,9 @@ class FrameRef(_Fields):
         Whether it is recorded.
     user : object
         What the program itself has put into `opaque`.
+    head : bytes or None
+        The frame's part of a span's record, as it is for most spans: `frame`, no parent,
+        and no clocks. None if the frame is not recorded.
     """
 
     __slots__ = ()

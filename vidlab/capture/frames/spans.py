@@ -2,12 +2,14 @@
 
 The open spans of a thread are a chain (`ThreadState.top`, then `Span.outer`). In a
 thread that runs an event loop each task has its own chain, in a context variable:
-setting one costs as much as all the rest of a span, so other threads do without.
+setting one takes a fifth of a span's whole cost, so other threads do without.
 """
 
 from __future__ import annotations
 
+import inspect
 import struct
+import sys
 from asyncio import CancelledError
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
@@ -24,18 +26,21 @@ _RECORD = TABLES["spans"].record
 assert _RECORD is not None
 SIZE = _RECORD.size
 
-# Most spans have no clocks read. They pack 12 fields as 9: the two clocks, and all
-# from `gpu_duration_ns` on to the commit mark (still written last), are prepared bytes.
-_QUICK = struct.Struct("<qqQQ16sII8s")
+# Most spans have no clocks read and no span around them. They pack 12 fields as 6: a
+# frame's part (`FrameRef.head`) and a stage's part (from `gpu_duration_ns` on to the
+# commit mark, which is still written last) are prepared bytes.
+_QUICK = struct.Struct("<qq32sII8s")
 assert _QUICK.size == SIZE
 _pack_quick = _QUICK.pack_into
-_UNREAD = struct.pack("<qq", UNKNOWN, UNKNOWN)
 
 #: Below this, a span ends in the thread that it began in: changing threads takes longer.
 _SWITCH_NS = 2_000
 
 #: The `gpu_duration_ns` of a span that nobody has timed on a GPU.
 NOT_TIMED = float("nan")
+
+#: The code of a coroutine or generator, which may pause with a span open.
+_MAY_PAUSE = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 #: Stages whose spans take longer than this on average have their clocks read.
 CLOCKS_FROM_NS = 100_000
@@ -59,31 +64,28 @@ class StageKind:
     matter: until their mean duration is known, and while it is above `CLOCKS_FROM_NS`.
     """
 
-    __slots__ = ("auto", "long_ns", "mean_ns", "name", "number", "ok", "span", "tails")
+    __slots__ = ("auto", "mean_ns", "name", "number", "reads_clocks", "tail")
 
     def __init__(self, name: str, number: int, clocks: Clocks) -> None:
         self.name = name
         self.number = number
         self.auto = clocks == "auto"
+        self.reads_clocks = clocks != "never"
         self.mean_ns = 2.0 * CLOCKS_FROM_NS
-        #: The class of its spans.
-        self.span: type[Span] = Span if clocks == "never" else ClockedSpan
-        #: Spans without clocks that are longer than this are told to `took`.
-        self.long_ns = CLOCKS_FROM_NS if self.auto else 1 << 62
-        self.tails = tuple(
-            struct.pack("<fHBB", NOT_TIMED, number, SERVICE, status + 1)
-            for status in (OK, ERROR, CANCELLED)
-        )
-        self.ok = self.tails[OK]
+        #: The end of a record of a span that went well.
+        self.tail = struct.pack("<fHBB", NOT_TIMED, number, SERVICE, OK + 1)
 
     def took(self, duration_ns: int) -> None:
         """Take a duration into the mean: of each span with clocks, of a long one without."""
         self.mean_ns += (duration_ns - self.mean_ns) / 8
-        self.span = ClockedSpan if self.mean_ns > CLOCKS_FROM_NS else Span
+        self.reads_clocks = self.mean_ns > CLOCKS_FROM_NS
 
 
 class Span:
     """An open stage. Its frame may become known while it is open.
+
+    This is the cheap one: for threads without an event loop, and without clocks. What
+    is rare (an error, a long span, one inside another) goes by `_end`.
 
     Attributes
     ----------
@@ -111,9 +113,118 @@ class Span:
         return decorated(self.kind.name, function)
 
     def __enter__(self) -> Span:
-        state = self.state
         if self.t1 == 0:
             return self  # entered again while it is open: it ends with the inner block
+        state = self.state
+        self.sequence = state.sequence = state.sequence + 1
+        self.outer = state.top
+        state.top = self
+        self.t1 = 0
+        self.t0 = now_ns()
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, value: object, where: object) -> None:
+        t1 = now_ns()
+        try:
+            t0 = self.t0
+            duration = t1 - t0
+            state = self.state
+            ref = self.ref
+            if (
+                duration > _SWITCH_NS
+                or ref is None
+                or error is not None
+                or self.outer is not None
+                or state.top is not self
+            ):
+                if self.t1 == 0:
+                    self._end(t1, error)
+                return
+            state.top = None
+            self.t1 = t1
+            head = ref.head
+            if head is None:
+                return
+            labels = ref.labels
+            here = _get_labels()
+            if here != labels and here != 0:
+                labels = state.merge(labels, here)
+            buffer = state.buffer
+            position = buffer.position
+            if position == buffer.end:
+                position = state.roll()
+            buffer.position = position + SIZE
+            _pack_quick(
+                buffer.view, position, t0, duration, head, self.sequence, labels, self.kind.tail
+            )
+        except Exception:
+            self.state.recorder.failed()
+
+    def _end(
+        self,
+        t1_ns: int,
+        error: type[BaseException] | None,
+        cpu_ns: int = UNKNOWN,
+        runqueue_ns: int = UNKNOWN,
+    ) -> None:
+        """End the span, whichever it is and wherever it is, and write it."""
+        self._leave()
+        self.t1 = t1_ns
+        kind, own = self.kind, self.state
+        recorder = own.recorder
+        if kind.auto and (cpu_ns != UNKNOWN or t1_ns - self.t0 > CLOCKS_FROM_NS):
+            kind.took(t1_ns - self.t0)
+            if kind.reads_clocks:
+                own.spares.pop(kind.name, None)
+        # It may end in another thread than it began in: a generator can be resumed and
+        # closed anywhere. A thread writes to its own buffer only, under its own numbers.
+        state = recorder.local.state
+        if state is not own:
+            self.sequence = state.sequence = state.sequence + 1
+        recorder.write(
+            state,
+            kind.number,
+            SERVICE,
+            OK if error is None else status_of(error),
+            self.ref,
+            self.t0,
+            t1_ns,
+            self.outer,
+            self.sequence,
+            cpu_ns,
+            runqueue_ns,
+        )
+
+    def _leave(self) -> None:
+        """Take this span out of the chain of open spans that it is in."""
+        state, outer = self.state, self.outer
+        if state.top is self:
+            state.top = outer
+        elif _get_inherited() is self:
+            inherited.set(outer)
+        else:  # it ends before a span that it encloses, or in another task
+            child = state.top
+            while child is not None:
+                if child.outer is self:
+                    child.outer = outer
+                child = child.outer
+
+    def drop(self) -> None:
+        """End this span without writing it: it turned out to be of nothing that is recorded."""
+        if self.t1 == 0:
+            self._leave()
+            self.t1 = self.t0
+
+
+class TaskSpan(Span):
+    """A span in a thread that may run an event loop."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Span:
+        if self.t1 == 0:
+            return self
+        state = self.state
         self.sequence = state.sequence = state.sequence + 1
         if state.loops and running_loop() is not None:
             self.outer = still_open(_get_inherited()) or state.top
@@ -128,87 +239,17 @@ class Span:
     def __exit__(self, error: type[BaseException] | None, value: object, where: object) -> None:
         t1 = now_ns()
         try:
-            state = self.state
-            outer = self.outer
-            if state.top is self:
-                state.top = outer
-            elif self.t1 == 0:
-                self._leave()
-            else:
-                return
-            t0 = self.t0
-            duration = t1 - t0
-            kind = self.kind
-            if duration > _SWITCH_NS or error is not None:
-                state = self._settle(duration)
-            self.t1 = t1
-            ref = self.ref
-            if ref is None:
-                frame = 0
-                labels = _get_labels()
-            else:
-                frame = ref.frame
-                labels = ref.labels
-                here = _get_labels()
-                if here != 0 and here != labels:
-                    labels = state.merge(labels, here)
-            buffer = state.buffer
-            position = buffer.position
-            if position == buffer.end:
-                position = state.roll()
-            buffer.position = position + SIZE
-            _pack_quick(
-                buffer.view,
-                position,
-                t0,
-                duration,
-                frame,
-                0 if outer is None else parent_number(outer, frame),
-                _UNREAD,
-                self.sequence,
-                labels,
-                kind.ok if error is None else kind.tails[status_of(error)],
-            )
+            if self.t1 == 0:
+                self._end(t1, error)
         except Exception:
             self.state.recorder.failed()
 
-    def _leave(self) -> None:
-        """Take this span, which is not its thread's innermost one, out of where it is.
 
-        It belongs to an asyncio task, or ends before a span that it encloses.
-        """
-        if _get_inherited() is self:
-            inherited.set(self.outer)
-            return
-        child = self.state.top
-        while child is not None:
-            if child.outer is self:
-                child.outer = self.outer
-            child = child.outer
-
-    def _settle(self, duration_ns: int) -> ThreadState:
-        """Return the state of the thread that this span ends in, whose buffer it goes to.
-
-        It may be another than the one that it began in: a generator may be resumed or
-        closed anywhere. A thread writes to its own buffer only, under its own numbers.
-        """
-        if duration_ns > self.kind.long_ns:
-            self.kind.took(duration_ns)
-        state = self.state.recorder.local.state
-        if state is not self.state:
-            self.sequence = state.sequence = state.sequence + 1
-        return state
-
-    def drop(self) -> None:
-        """End this span without writing it: it turned out to be of nothing that is recorded."""
-        Skipped.__exit__(self, None, None, None)
-
-
-class ClockedSpan(Span):
+class ClockedSpan(TaskSpan):
     """A span with the thread's CPU time and run-queue wait.
 
-    In a thread that runs an event loop they are left out: other tasks may have run
-    in between.
+    A coroutine's or generator's span goes without in a thread that runs an event loop:
+    other tasks may run in the middle of it.
     """
 
     __slots__ = ("cpu0_ns", "runqueue0_ns")
@@ -217,11 +258,11 @@ class ClockedSpan(Span):
         if self.t1 == 0:
             return self
         state = self.state
-        if state.loops and running_loop() is not None:
+        if state.loops and sys._getframe(1).f_code.co_flags & _MAY_PAUSE and running_loop():
             self.cpu0_ns = self.runqueue0_ns = UNKNOWN
         else:
             self.cpu0_ns, self.runqueue0_ns = state.read_clocks()
-        return Span.__enter__(self)
+        return TaskSpan.__enter__(self)
 
     def __exit__(self, error: type[BaseException] | None, value: object, where: object) -> None:
         t1 = now_ns()
@@ -229,56 +270,16 @@ class ClockedSpan(Span):
             if self.t1 != 0:
                 return
             duration_ns = t1 - self.t0
-            state = self._settle(duration_ns)
             cpu_ns = runqueue_ns = UNKNOWN
-            if self.cpu0_ns != UNKNOWN and state is self.state:
-                cpu1_ns, runqueue1_ns = state.read_clocks()
+            if self.cpu0_ns != UNKNOWN and self.state.recorder.local.state is self.state:
+                cpu1_ns, runqueue1_ns = self.state.read_clocks()
                 # The readings lie around the span: it has no more CPU time than time.
                 cpu_ns = min(cpu1_ns - self.cpu0_ns, duration_ns)
                 if runqueue1_ns != UNKNOWN and self.runqueue0_ns != UNKNOWN:
                     runqueue_ns = min(runqueue1_ns - self.runqueue0_ns, duration_ns)
-            if self.state.top is self:
-                self.state.top = self.outer
-            else:
-                self._leave()
-            self.t1 = t1
-            state.recorder.write(
-                state,
-                self.kind.number,
-                SERVICE,
-                OK if error is None else status_of(error),
-                self.ref,
-                self.t0,
-                t1,
-                self.outer,
-                self.sequence,
-                cpu_ns,
-                runqueue_ns,
-            )
+            self._end(t1, error, cpu_ns, runqueue_ns)
         except Exception:
             self.state.recorder.failed()
-
-    def _settle(self, duration_ns: int) -> ThreadState:
-        if self.kind.auto and duration_ns <= self.kind.long_ns:
-            self.kind.took(duration_ns)
-        return Span._settle(self, duration_ns)
-
-
-class Skipped(Span):
-    """The stage of a frame that is not recorded: it only lets the stages inside know."""
-
-    __slots__ = ()
-
-    def __exit__(
-        self: Span, error: type[BaseException] | None, value: object, where: object
-    ) -> None:
-        if self.t1 != 0:
-            return
-        self.t1 = self.t0
-        if self.state.top is self:
-            self.state.top = self.outer
-        else:
-            self._leave()
 
 
 def still_open(span: Span | None) -> Span | None:

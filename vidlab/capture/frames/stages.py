@@ -18,14 +18,15 @@ from typing import Any
 from ..patching import Patches
 from .recorder import SpanRecorder, frame_here
 from .refs import FrameRef, ref_of
-from .spans import F, Skipped, Span, inherited
+from .spans import F, Span, inherited
 from .threadstate import watch_loops
 
 __all__ = ["Idle", "Span", "SpanRecorder", "activate", "active", "current", "ref_here", "stage"]
 
-#: The references to a spare span that nobody else has: the thread state's, the local
-#: variable's and the argument's.
+#: The references to a spare span that nobody else holds: the thread state's, the local
+#: variable's and the argument's. How many a thread keeps.
 _SPARE_REFERENCES = 3
+_MOST_SPARES = 4096
 
 #: The recorder of the recording that runs, if one does.
 active: SpanRecorder | None = None
@@ -69,31 +70,30 @@ def stage(name: str, frame: Any = None) -> Span | Idle:
         except KeyError:
             return _new_idle(name)
     try:
-        state = recorder.local.state
-        if frame is None:
-            ref = ref_here(recorder)
-        elif type(frame) is FrameRef:
-            ref = frame
-        else:
-            ref = ref_of(frame) or ref_here(recorder)
-        try:
-            kind = recorder.kinds[name]
-        except KeyError:
-            kind = recorder.kind(name)
-        if ref is not None and not ref.sampled:
-            return Skipped(kind, ref, state)
-        if kind.span is not Span:
-            return kind.span(kind, ref, state)
-        span = state.spare
-        if span is None or getrefcount(span) > _SPARE_REFERENCES:
-            state.spare = span = Span(kind, ref, state)
-        else:
-            span.kind = kind
-            span.ref = ref
-        return span
+        span = recorder.local.state.spares[name]
+        if getrefcount(span) <= _SPARE_REFERENCES:
+            span.ref = frame if type(frame) is FrameRef else _ref_for(recorder, frame)
+            return span
+    except KeyError:
+        pass
+    try:
+        return _new_span(recorder, name, _ref_for(recorder, frame))
     except Exception:
         recorder.failed()
         return _idle.get(name) or _new_idle(name)
+
+
+def _new_span(recorder: SpanRecorder, name: str, ref: FrameRef | None) -> Span:
+    span = recorder.span(recorder.kind(name), ref)
+    state = span.state
+    if type(span) is Span and not span.kind.reads_clocks and len(state.spares) < _MOST_SPARES:
+        state.spares[name] = span
+    return span
+
+
+def _ref_for(recorder: SpanRecorder, frame: Any) -> FrameRef | None:
+    """The identity of what a stage is given: its own, else that of the frame here."""
+    return (None if frame is None else ref_of(frame)) or ref_here(recorder)
 
 
 def ref_here(recorder: SpanRecorder) -> FrameRef | None:

@@ -70,7 +70,7 @@ class ThreadState:
     """What one thread records with."""
 
     __slots__ = (
-        *("__weakref__", "adopted", "buffer", "events", "loops", "recorder", "sequence", "spare"),
+        *("__weakref__", "adopted", "buffer", "events", "loops", "recorder", "sequence", "spares"),
         *("_cpu_mark_ns", "_fd", "_last_merge", "_runqueue_mark_ns", "_t_mark_ns", "top"),
     )
 
@@ -83,8 +83,8 @@ class ThreadState:
         self.sequence = 0
         #: The innermost open span of the thread.
         self.top: Span | None = None
-        #: A span to be used again, if nobody else holds it.
-        self.spare: Span | None = None
+        #: For each stage (without clocks), a span to be used again if nobody else holds it.
+        self.spares: dict[str, Span] = {}
         #: Whether the thread may run an event loop.
         self.loops = running_loop() is not None or not _FOREIGN_LOOPS.isdisjoint(sys.modules)
         #: The frame that an image without identity was last taken to be.
@@ -94,7 +94,8 @@ class ThreadState:
 
     def end(self) -> None:
         """Let go of what the thread has: it has ended."""
-        self.spare = self.top = None
+        self.spares.clear()
+        self.top = None
         self.forget_clock()
 
     def forget_clock(self) -> None:
@@ -104,6 +105,11 @@ class ThreadState:
                 os.close(self._fd)
         self._fd = None
         self._t_mark_ns = self._cpu_mark_ns = 0
+
+    def expect_loop(self) -> None:
+        """Know that this thread may run an event loop: from now on its spans look for one."""
+        self.loops = True
+        self.spares.clear()
 
     def roll(self) -> int:
         """Take a fresh buffer for spans; return the position in it."""
@@ -174,11 +180,11 @@ def watch_loops(patches: Patches, recorder: SpanRecorder) -> None:
     def watched(loop: Any) -> None:
         begin(loop)
         if loop is not None:
-            recorder.local.state.loops = True
+            recorder.local.state.expect_loop()
 
     def may_run(_: ModuleType) -> None:
         for state in list(_states):
-            state.loops = True
+            state.expect_loop()
 
     patches.set(events, "_set_running_loop", watched)
     for foreign in _FOREIGN_LOOPS:

@@ -124,28 +124,33 @@ def open_video(
 def _open_input(av: Any, source: Any, hardware: str | None, options: dict[str, Any]) -> Any:
     path = os.fspath(source) if isinstance(source, os.PathLike) else source
     try:
-        if hardware is not None:
-            try:
-                accelerated = av.codec.hwaccel.HWAccel(hardware, allow_software_fallback=True)
-                container = av.open(path, hwaccel=accelerated, **options)
-                if any(s.codec_context.is_hwaccel for s in container.streams.video):
-                    return container
+        container = av.open(path, **options)
+        if hardware is None:
+            return container
+        reason = "no decoder for its codec"
+        try:
+            accelerated = av.codec.hwaccel.HWAccel(hardware, allow_software_fallback=True)
+            on_device = av.open(path, hwaccel=accelerated, **options)
+            if any(stream.codec_context.is_hwaccel for stream in on_device.streams.video):
                 container.close()
-                reason = "no decoder for its codec"
-            except (FileNotFoundError, IsADirectoryError):
-                raise
-            except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
-                # Without a driver PyAV says "Operation not permitted".
-                reason = f"{type(error).__name__}: {error}"
-            warnings.warn(
-                f"cannot decode {path} with {hardware} ({reason}): the CPU decodes it; "
-                "'vidlab doctor' tells what this machine can do",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        return av.open(path, **options)
-    except OSError as error:
+                return on_device
+            on_device.close()
+        except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+            # Without a driver, PyAV says "Operation not permitted".
+            reason = f"{type(error).__name__}: {error}"
+        _warn_of_fallback(f"decode {path}", hardware, reason)
+        return container
+    except (OSError, av.error.FFmpegError) as error:
         raise InputError(f"cannot open {path}: {error}") from error
+
+
+def _warn_of_fallback(what: str, hardware: str, reason: str) -> None:
+    warnings.warn(
+        f"cannot {what} with {hardware} ({reason}): the CPU does it; "
+        "'vidlab doctor' tells what this machine can do",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 class Output:
@@ -187,20 +192,17 @@ class Output:
             Keyword arguments of `OutputContainer.add_stream`: `options={"crf": "23"}`, and
             `width`, `height` and `pix_fmt` of the stream.
         """
-        av = _av()
         if hardware is not None:
+            av = _av()
+            device = av.codec.hwaccel.HWAccel(hardware)
             try:
-                device = av.codec.hwaccel.HWAccel(hardware)
-                self.stream = self.container.add_stream(codec, rate, hwaccel=device, **options)
-                return self.stream
-            except (OSError, ValueError, RuntimeError) as error:
+                # Tried apart: an output keeps a stream whose encoder has failed.
+                av.CodecContext.create(codec, "w", hwaccel=device)
+                options["hwaccel"] = device
+            except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+                reason = f"{type(error).__name__}: {error}"
+                _warn_of_fallback(f"encode {codec}", hardware, reason)
                 codec = normalise_codec(codec)
-                warnings.warn(
-                    f"cannot encode {codec} with {hardware} ({type(error).__name__}: {error}): "
-                    "the CPU encodes it; 'vidlab doctor' tells what this machine can do",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
         self.stream = self.container.add_stream(codec, rate, **options)
         return self.stream
 
@@ -267,8 +269,9 @@ def open_output(target: str | os.PathLike[str] | Any, **options: Any) -> Output:
     MissingDependencyError
         If PyAV is not installed.
     """
+    av = _av()
     path = os.fspath(target) if isinstance(target, os.PathLike) else target
     try:
-        return Output(_av().open(path, "w", **options))
-    except (OSError, ValueError) as error:
+        return Output(av.open(path, "w", **options))
+    except (OSError, ValueError, av.error.FFmpegError) as error:
         raise InputError(f"cannot open {path} for writing: {error}") from error
