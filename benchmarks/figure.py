@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,16 @@ def report(figures: Sequence[Figure]) -> None:
     """Print the figures of one benchmark, a JSON object a line, for `python -m benchmarks`."""
     for figure in figures:
         print(json.dumps(figure.as_json()), flush=True)
+
+
+def memory_mb(what: str) -> float:
+    """Return `VmRSS` (now) or `VmHWM` (the peak) of this process, in MB.
+
+    Not getrusage: its peak is handed down by the process that started this one.
+    """
+    found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024 / 1e6
 
 
 def median_cpu_ns(

@@ -34,7 +34,7 @@ def main() -> None:
         synthetic.write_run(path, spans=SPANS)
         run = open_run(path)
         query = (
-            "select stage, kind, codec, count(*), quantile_disc(duration_ns, [0.5, 0.9, 0.99, 0.999]) "
+            f"select stage, kind, codec, count(*), quantile_disc(duration_ns, {list(QUANTILES)}) "
             f"from '{path}/spans.parquet' group by all"
         )
         contenders: dict[str, Callable[[], Any]] = {

@@ -7,7 +7,6 @@ while a real recording runs. Both are process CPU: their background threads coun
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ import vidlab as vl
 from vidlab import labelsets, schema
 from vidlab.capture.frames.refs import FrameRef, frame_ref
 
-from .figure import Figure, median_cpu_ns, report
+from .figure import Figure, median_cpu_ns, memory_mb, report
 
 ATTRIBUTES = {"stream_id": "cam-7", "codec": "h264", "gpu": 0, "frame": 1234}
 
@@ -96,11 +95,10 @@ def growth(folder: Path) -> Figure:
     spans = stages(a_frame())
     with vl.record(folder / "growth", engines=[vl.Frames()]):
         spans(100_000)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = memory_mb("VmRSS")
         spans(10_000_000)
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        grown = Figure("memory growth over 1e7 spans", (after - before) / 1024, "MB", None, 64)
-    return grown
+        after = memory_mb("VmHWM")
+    return Figure("memory growth over 1e7 spans", after - before, "MB", None, 64)
 
 
 def share_of_a_core(folder: Path) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -12,17 +11,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from vidlab.lab import synthetic
-from vidlab.runs.compaction import compact
 
 from .figure import Figure, report
 
 SPANS = 10_000_000
 
 COMPACT = """
-import resource, sys
+import sys
+from benchmarks.figure import memory_mb
 from vidlab.runs.compaction import compact
 compact(sys.argv[1])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(memory_mb("VmHWM"))
 """
 
 

@@ -311,7 +311,11 @@ def _add_record(record: argparse.ArgumentParser) -> None:
         help="say where the run is even if stderr is no terminal",
     )
     record.add_argument(
-        "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="as python -m: a module and its arguments"
+        "-m",
+        dest="module",
+        nargs=argparse.REMAINDER,
+        metavar="MODULE",
+        help="as python -m: a module and its arguments",
     )
     record.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 

@@ -17,9 +17,12 @@ from .tables import AnyTable
 #: A silence is at least this long …
 LEAST_NS = 30_000_000
 
-#: … and longer than this many times the 99th percentile of all gaps: a pipeline that is
-#: paced at 25 frames a second is quiet between two frames, which is nothing to report.
+#: … and this many times as long as what is usual: a single stream at 25 frames a second is
+#: quiet between any two frames, which is nothing to report.
 TIMES_USUAL = 5
+
+#: Nine in ten of the gaps between ticks in which something happened are no longer than usual.
+_USUAL, _TICK_NS = 0.9, LEAST_NS // 3
 
 #: Silences with no more than this between them are one episode.
 TOGETHER_NS = 250_000_000
@@ -53,22 +56,33 @@ def silences(spans: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame
     table = tables.lazy(spans, "spans", [*_NEEDED, "kind", "runqueue_ns"])
     # A wait is not work, and its ends coincide with those of the work around it.
     work = table.filter(pl.col("kind").cast(pl.String) == "service")
+    begin = pl.col("t_ns")
     moments = pl.concat(
         [
-            work.select("pid", "stream_id", "t_ns"),
-            work.select("pid", "stream_id", t_ns=pl.col("t_ns") + pl.col("duration_ns")),
+            work.select("pid", "stream_id", begin),
+            work.select("pid", "stream_id", begin + pl.col("duration_ns")),
         ]
     )
-    gap = pl.col("t_ns").shift(-1).over("pid", order_by="t_ns") - pl.col("t_ns")
-    gaps = moments.sort("pid", "t_ns").with_columns(duration_ns=gap).drop_nulls("duration_ns")
-    usual = pl.col("duration_ns").quantile(0.99, "nearest").over("pid")
-    quiet = (
-        gaps.filter(pl.col("duration_ns") >= LEAST_NS, pl.col("duration_ns") > TIMES_USUAL * usual)
-        .drop("stream_id")
-        .pipe(_amid_work, moments)
-        .sort("pid", "t_ns")
+    # Ticks are few, whatever the number of spans. A silence begins with the last moment of one
+    # and ends with the first moment of another.
+    ticks = (
+        moments.group_by("pid", "stream_id", (begin // _TICK_NS).alias("tick"))
+        .agg(begin.min().alias("first_ns"), begin.max().alias("last_ns"))
+        .collect(engine="streaming")
+        .lazy()
     )
-    quiet = quiet.collect().lazy()  # few rows, needed twice
+    ends = ticks.group_by("pid", "tick").agg(pl.col("first_ns").min(), pl.col("last_ns").max())
+    following = pl.col("first_ns").shift(-1).over("pid", order_by="tick")
+    gaps = ends.select("pid", t_ns="last_ns", duration_ns=following - pl.col("last_ns"))
+    usual = pl.col("duration_ns").quantile(_USUAL, "nearest").over("pid")
+    long = pl.max_horizontal(usual * TIMES_USUAL, pl.lit(LEAST_NS))
+    quiet = (
+        gaps.filter(pl.col("duration_ns") >= long)
+        .pipe(_amid_work, ticks)
+        .sort("pid", "t_ns")
+        .collect()
+        .lazy()
+    )
     with_waits = _with_waits(quiet, work)
     if gc_pauses is None:
         return with_waits.with_columns(gc_ns=pl.lit(0, pl.Int64)).select(_COLUMNS).collect()
@@ -76,10 +90,11 @@ def silences(spans: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame
     return _with_collections(with_waits, pauses).select(_COLUMNS).collect()
 
 
-def _amid_work(quiet: pl.LazyFrame, moments: pl.LazyFrame) -> pl.LazyFrame:
+def _amid_work(quiet: pl.LazyFrame, ticks: pl.LazyFrame) -> pl.LazyFrame:
     """Those silences before and after which at least half of the usual streams are at work."""
     part = pl.col("t_ns") // _AROUND_NS
-    at_work = moments.group_by("pid", part.alias("part")).agg(pl.col("stream_id").n_unique())
+    in_part = (pl.col("tick") * _TICK_NS // _AROUND_NS).alias("part")
+    at_work = ticks.group_by("pid", in_part).agg(pl.col("stream_id").n_unique())
     usual = pl.col("stream_id").max().over("pid")
     busy = at_work.filter(2 * pl.col("stream_id") >= usual).select("pid", "part")
     after = (pl.col("t_ns") + pl.col("duration_ns")) // _AROUND_NS

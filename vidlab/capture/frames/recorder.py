@@ -86,7 +86,7 @@ class SpanRecorder:
     def span(self, kind: StageKind, ref: FrameRef | None) -> Span:
         """Return a span of this stage, to be entered."""
         state = self.local.state
-        if kind.reads_clocks and (ref is None or ref.sampled):
+        if kind.reads_clocks:
             return ClockedSpan(kind, ref, state)
         return (TaskSpan if state.loops else Span)(kind, ref, state)
 
@@ -179,12 +179,15 @@ class SpanRecorder:
     ) -> None:
         """Write a span with all that is known of it, as `sequence` of the calling thread."""
         here = labelsets.current.get()
-        frame = 0
+        frame = parent = 0
         if ref is not None:
             if not ref.sampled:
                 return
             frame = ref.frame
-            here = state.merge(ref.labels, here)
+            if here != ref.labels:
+                here = state.merge(ref.labels, here) if here else ref.labels
+        if around is not None:
+            parent = parent_number(around, frame)
         buffer = state.buffer
         position = buffer.position
         if position == buffer.end:
@@ -196,7 +199,7 @@ class SpanRecorder:
             t0_ns,
             t1_ns - t0_ns,
             frame,
-            parent_number(around, frame),
+            parent,
             cpu_ns,
             runqueue_ns,
             sequence,

@@ -138,7 +138,7 @@ class Span:
                 or state.top is not self
             ):
                 if self.t1 == 0:
-                    self._end(t1, error)
+                    self._end(t1, error, state.recorder.local.state)
                 return
             state.top = None
             self.t1 = t1
@@ -164,32 +164,36 @@ class Span:
         self,
         t1_ns: int,
         error: type[BaseException] | None,
+        state: ThreadState,
         cpu_ns: int = UNKNOWN,
         runqueue_ns: int = UNKNOWN,
     ) -> None:
-        """End the span, whichever it is and wherever it is, and write it."""
-        self._leave()
+        """End the span, whichever it is, in the thread of this state, and write it."""
+        own, outer = self.state, self.outer
+        if own.top is self:
+            own.top = outer
+        else:
+            self._leave()
         self.t1 = t1_ns
-        kind, own = self.kind, self.state
-        recorder = own.recorder
-        if kind.auto and (cpu_ns != UNKNOWN or t1_ns - self.t0 > CLOCKS_FROM_NS):
-            kind.took(t1_ns - self.t0)
-            if kind.reads_clocks:
-                own.spares.pop(kind.name, None)
+        kind, t0_ns = self.kind, self.t0
+        if kind.auto and (cpu_ns != UNKNOWN or t1_ns - t0_ns > CLOCKS_FROM_NS):
+            reads_clocks = kind.reads_clocks
+            kind.took(t1_ns - t0_ns)
+            if kind.reads_clocks != reads_clocks:
+                own.spares.pop(kind.name, None)  # which is of the other class
         # It may end in another thread than it began in: a generator can be resumed and
         # closed anywhere. A thread writes to its own buffer only, under its own numbers.
-        state = recorder.local.state
         if state is not own:
             self.sequence = state.sequence = state.sequence + 1
-        recorder.write(
+        state.recorder.write(
             state,
             kind.number,
             SERVICE,
             OK if error is None else status_of(error),
             self.ref,
-            self.t0,
+            t0_ns,
             t1_ns,
-            self.outer,
+            outer,
             self.sequence,
             cpu_ns,
             runqueue_ns,
@@ -240,7 +244,7 @@ class TaskSpan(Span):
         t1 = now_ns()
         try:
             if self.t1 == 0:
-                self._end(t1, error)
+                self._end(t1, error, self.state.recorder.local.state)
         except Exception:
             self.state.recorder.failed()
 
@@ -257,8 +261,10 @@ class ClockedSpan(TaskSpan):
     def __enter__(self) -> Span:
         if self.t1 == 0:
             return self
-        state = self.state
-        if state.loops and sys._getframe(1).f_code.co_flags & _MAY_PAUSE and running_loop():
+        state, ref = self.state, self.ref
+        if (ref is not None and not ref.sampled) or (
+            state.loops and sys._getframe(1).f_code.co_flags & _MAY_PAUSE and running_loop()
+        ):
             self.cpu0_ns = self.runqueue0_ns = UNKNOWN
         else:
             self.cpu0_ns, self.runqueue0_ns = state.read_clocks()
@@ -269,15 +275,16 @@ class ClockedSpan(TaskSpan):
         try:
             if self.t1 != 0:
                 return
-            duration_ns = t1 - self.t0
+            state = self.state.recorder.local.state
             cpu_ns = runqueue_ns = UNKNOWN
-            if self.cpu0_ns != UNKNOWN and self.state.recorder.local.state is self.state:
-                cpu1_ns, runqueue1_ns = self.state.read_clocks()
+            if self.cpu0_ns != UNKNOWN and state is self.state:
+                duration_ns = t1 - self.t0
+                cpu1_ns, runqueue1_ns = state.read_clocks()
                 # The readings lie around the span: it has no more CPU time than time.
                 cpu_ns = min(cpu1_ns - self.cpu0_ns, duration_ns)
                 if runqueue1_ns != UNKNOWN and self.runqueue0_ns != UNKNOWN:
                     runqueue_ns = min(runqueue1_ns - self.runqueue0_ns, duration_ns)
-            self._end(t1, error, cpu_ns, runqueue_ns)
+            self._end(t1, error, state, cpu_ns, runqueue_ns)
         except Exception:
             self.state.recorder.failed()
 

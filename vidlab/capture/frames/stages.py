@@ -85,9 +85,8 @@ def stage(name: str, frame: Any = None) -> Span | Idle:
 
 def _new_span(recorder: SpanRecorder, name: str, ref: FrameRef | None) -> Span:
     span = recorder.span(recorder.kind(name), ref)
-    state = span.state
-    if type(span) is Span and not span.kind.reads_clocks and len(state.spares) < _MOST_SPARES:
-        state.spares[name] = span
+    if len(span.state.spares) < _MOST_SPARES:
+        span.state.spares[name] = span
     return span
 
 

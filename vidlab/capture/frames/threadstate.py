@@ -83,7 +83,7 @@ class ThreadState:
         self.sequence = 0
         #: The innermost open span of the thread.
         self.top: Span | None = None
-        #: For each stage (without clocks), a span to be used again if nobody else holds it.
+        #: For each stage, a span to be used again if nobody else holds it.
         self.spares: dict[str, Span] = {}
         #: Whether the thread may run an event loop.
         self.loops = running_loop() is not None or not _FOREIGN_LOOPS.isdisjoint(sys.modules)
