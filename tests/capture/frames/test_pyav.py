@@ -496,7 +496,8 @@ def test_a_decoder_given_up_half_way_does_not_hang(clips, codec) -> None:
             container.streams.video[0].codec_context.thread_count = 4
             for packet in itertools.islice(container.demux(video=0), 3 + n % 30):
                 packet.decode()
-            del packet, container
+            del packet
+            container.close()  # frees the decoder, and waits for its threads
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=90)
 
