@@ -163,6 +163,18 @@ def test_a_waiting_span_counts_from_the_end_of_the_one_that_it_began_in(recorded
     assert queue["t_ns"] == service["t_ns"] + service["duration_ns"]
 
 
+def test_a_wait_that_ends_in_a_span_is_not_inside_it(recorded) -> None:
+    ref = recorded.new_ref()
+    began = time.perf_counter_ns()
+    with stage("pull", ref):
+        recorded.recorder.emit(1, QUEUE, 0, ref, began, time.perf_counter_ns())
+        inside = time.perf_counter_ns()
+        recorded.recorder.emit(1, QUEUE, 0, ref, inside, time.perf_counter_ns())
+    found = {span["t_ns"]: span["parent"] for span in recorded.records("spans")}
+    assert found[began] == 0
+    assert found[inside] != 0
+
+
 # --- the ways out ---
 
 

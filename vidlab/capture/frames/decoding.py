@@ -324,10 +324,9 @@ class Demuxing:
         recorder = self._recorder
         if ref is None or stages.active is not recorder:
             return
-        t_ns = now_ns()
-        if t_ns - since_ns >= SHORTEST_WAIT_NS:
-            recorder.emit(self._decoded, QUEUE, OK, ref, since_ns, t_ns)
         recorder.set_current_frame(ref)
+        if now_ns() - since_ns >= SHORTEST_WAIT_NS:
+            recorder.emit(self._decoded, QUEUE, OK, ref, since_ns, None)
 
 
 class HandedOut(list[Any]):

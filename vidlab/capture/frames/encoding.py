@@ -238,10 +238,9 @@ class Muxing:
         recorder = self._recorder
         if ref is None or stages.active is not recorder:
             return
-        t_ns = now_ns()
-        if t_ns - since_ns >= SHORTEST_WAIT_NS:
+        if now_ns() - since_ns >= SHORTEST_WAIT_NS:
             under = recorder.outermost(ref)
-            recorder.emit(self._encoded, QUEUE, OK, ref, since_ns, t_ns, after=under)
+            recorder.emit(self._encoded, QUEUE, OK, ref, since_ns, None, after=under)
 
     # --- mux ---
 

@@ -54,11 +54,15 @@ class Frames:
         patches = Patches()
         recorder = SpanRecorder(writer, self._clocks, self._sampling.rates)
         self._patches = patches
-        stages.activate(patches, recorder)
-        self._pyav = PyAV(patches, recorder)
-        patches.set(video, "recorded", self._pyav)
-        queues.install(patches, recorder)
-        opencv.install(patches, recorder)
+        try:
+            stages.activate(patches, recorder)
+            self._pyav = PyAV(patches, recorder)
+            patches.set(video, "recorded", self._pyav)
+            queues.install(patches, recorder)
+            opencv.install(patches, recorder)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Leave the program's packages as they were."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ...clock import now_ns
 from ...schema import FLUSHED, OK, REORDER
 from ..patching import Patches
 from . import arrays, stages
@@ -26,6 +27,7 @@ from .decoding import SHORTEST_WAIT_NS, Demuxing, Inside
 from .encoding import Muxing, adopt
 from .opaque import Carrier, carry
 from .recorder import SpanRecorder
+from .spans import Span
 
 #: The flag AV_CODEC_FLAG_COPY_OPAQUE.
 _COPY_OPAQUE = 1 << 7
@@ -162,8 +164,14 @@ def _begin(recorder: SpanRecorder, begin: Callable[..., Any], *args: Any) -> Any
     """Call what records the beginning of a call; None if nothing is recorded of it."""
     if stages.active is not recorder:
         return None
+    t0_ns = now_ns()
     try:
-        return begin(*args)
+        call = begin(*args)
+        if call is not None:
+            # What it takes to record a call is part of the call: not a gap between spans.
+            span: Span = call[-1] if isinstance(call, tuple) else call
+            span.t0 = t0_ns
+        return call
     except Exception:
         recorder.failed()
         return None

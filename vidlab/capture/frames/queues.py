@@ -123,7 +123,7 @@ class Watch:
                 self._recorder.set_current_frame(ref)
             if entry is not None:  # last, since the wait ends as the program gets the item
                 _, began_ns, after = entry
-                self._recorder.emit(self._stage, QUEUE, OK, ref, began_ns, now_ns(), after=after)
+                self._recorder.emit(self._stage, QUEUE, OK, ref, began_ns, None, after=after)
         except Exception:
             self._recorder.failed()
 

@@ -114,7 +114,7 @@ class SpanRecorder:
         status: int,
         ref: FrameRef | None,
         t0_ns: int,
-        t1_ns: int,
+        t1_ns: int | None,
         cpu_ns: int = UNKNOWN,
         runqueue_ns: int = UNKNOWN,
         after: Span | None = None,
@@ -130,7 +130,7 @@ class SpanRecorder:
         ref : FrameRef or None
             Its frame.
         t0_ns, t1_ns : int
-            When it began and ended.
+            When it began and ended; without an end it ends as it is written.
         cpu_ns, runqueue_ns : int
             The thread's CPU time and run-queue wait in it.
         after : Span, optional
@@ -141,12 +141,15 @@ class SpanRecorder:
             return
         try:
             if after is not None:
-                t0_ns = max(t0_ns, after.t1 or t1_ns)
-                if t0_ns >= t1_ns:
+                end_ns = now_ns() if t1_ns is None else t1_ns
+                t0_ns = max(t0_ns, after.t1 or end_ns)
+                if t0_ns >= end_ns:
                     return
             state = self.local.state
             state.sequence = sequence = state.sequence + 1
             around = self.innermost()
+            while around is not None and around.t0 > t0_ns:
+                around = around.outer  # it was opened later: this is not inside it
             self.write(
                 state,
                 stage,
@@ -171,18 +174,21 @@ class SpanRecorder:
         status: int,
         ref: FrameRef | None,
         t0_ns: int,
-        t1_ns: int,
+        t1_ns: int | None,
         around: Span | None,
         sequence: int,
         cpu_ns: int,
         runqueue_ns: int,
-    ) -> None:
-        """Write a span with all that is known of it, as `sequence` of the calling thread."""
+    ) -> int:
+        """Write a span with all that is known of it, as `sequence` of the calling thread.
+
+        Without `t1_ns` it ends now, as late as possible. Returns when it ended.
+        """
         here = labelsets.current.get()
         frame = parent = 0
         if ref is not None:
             if not ref.sampled:
-                return
+                return t1_ns or now_ns()
             frame = ref.frame
             if here != ref.labels:
                 here = state.merge(ref.labels, here) if here else ref.labels
@@ -193,6 +199,8 @@ class SpanRecorder:
         if position == buffer.end:
             position = state.roll()
         buffer.position = position + spans.SIZE
+        if t1_ns is None:
+            t1_ns = now_ns()
         _pack_span(
             buffer.view,
             position,
@@ -209,6 +217,7 @@ class SpanRecorder:
             kind,
             status + 1,
         )
+        return t1_ns
 
     def event(
         self,

@@ -162,30 +162,34 @@ class Span:
 
     def _end(
         self,
-        t1_ns: int,
+        t1_ns: int | None,
         error: type[BaseException] | None,
         state: ThreadState,
         cpu_ns: int = UNKNOWN,
         runqueue_ns: int = UNKNOWN,
     ) -> None:
-        """End the span, whichever it is, in the thread of this state, and write it."""
+        """End the span, whichever it is, in the thread of this state, and write it.
+
+        Without an end it ends as it is written: what recording it takes is part of it,
+        not a gap between it and the next.
+        """
         own, outer = self.state, self.outer
         if own.top is self:
             own.top = outer
         else:
             self._leave()
-        self.t1 = t1_ns
         kind, t0_ns = self.kind, self.t0
-        if kind.auto and (cpu_ns != UNKNOWN or t1_ns - t0_ns > CLOCKS_FROM_NS):
+        duration_ns = (now_ns() if t1_ns is None else t1_ns) - t0_ns
+        if kind.auto and (cpu_ns != UNKNOWN or duration_ns > CLOCKS_FROM_NS):
             reads_clocks = kind.reads_clocks
-            kind.took(t1_ns - t0_ns)
+            kind.took(duration_ns)
             if kind.reads_clocks != reads_clocks:
                 own.spares.pop(kind.name, None)  # which is of the other class
         # It may end in another thread than it began in: a generator can be resumed and
         # closed anywhere. A thread writes to its own buffer only, under its own numbers.
         if state is not own:
             self.sequence = state.sequence = state.sequence + 1
-        state.recorder.write(
+        self.t1 = state.recorder.write(
             state,
             kind.number,
             SERVICE,
@@ -261,6 +265,7 @@ class ClockedSpan(TaskSpan):
     def __enter__(self) -> Span:
         if self.t1 == 0:
             return self
+        t0_ns = now_ns()
         state, ref = self.state, self.ref
         if (ref is not None and not ref.sampled) or (
             state.loops and sys._getframe(1).f_code.co_flags & _MAY_PAUSE and running_loop()
@@ -268,23 +273,22 @@ class ClockedSpan(TaskSpan):
             self.cpu0_ns = self.runqueue0_ns = UNKNOWN
         else:
             self.cpu0_ns, self.runqueue0_ns = state.read_clocks()
-        return TaskSpan.__enter__(self)
+        TaskSpan.__enter__(self)
+        self.t0 = t0_ns
+        return self
 
     def __exit__(self, error: type[BaseException] | None, value: object, where: object) -> None:
-        t1 = now_ns()
         try:
             if self.t1 != 0:
                 return
             state = self.state.recorder.local.state
             cpu_ns = runqueue_ns = UNKNOWN
             if self.cpu0_ns != UNKNOWN and state is self.state:
-                duration_ns = t1 - self.t0
                 cpu1_ns, runqueue1_ns = state.read_clocks()
-                # The readings lie around the span: it has no more CPU time than time.
-                cpu_ns = min(cpu1_ns - self.cpu0_ns, duration_ns)
+                cpu_ns = cpu1_ns - self.cpu0_ns
                 if runqueue1_ns != UNKNOWN and self.runqueue0_ns != UNKNOWN:
-                    runqueue_ns = min(runqueue1_ns - self.runqueue0_ns, duration_ns)
-            self._end(t1, error, state, cpu_ns, runqueue_ns)
+                    runqueue_ns = runqueue1_ns - self.runqueue0_ns
+            self._end(None, error, state, cpu_ns, runqueue_ns)
         except Exception:
             self.state.recorder.failed()
 
