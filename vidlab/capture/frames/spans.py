@@ -189,6 +189,7 @@ class Span:
         # closed anywhere. A thread writes to its own buffer only, under its own numbers.
         if state is not own:
             self.sequence = state.sequence = state.sequence + 1
+        self.t1 = t0_ns + duration_ns  # it has ended, even if it cannot be written
         self.t1 = state.recorder.write(
             state,
             kind.number,
