@@ -15,9 +15,7 @@ ABILITIES = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "needs(ability): skipped where it is missing"
-    )
+    config.addinivalue_line("markers", "needs(ability): skipped where it is missing")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,6 +1,6 @@
 """Resize a clip with OpenCV, in grey.
 
-    python resize.py INPUT OUTPUT
+python resize.py INPUT OUTPUT
 """
 
 import sys

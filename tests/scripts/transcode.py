@@ -1,6 +1,6 @@
 """Transcode a clip with PyAV: a thread decodes, another scales, this one encodes.
 
-    python transcode.py INPUT OUTPUT [SIZE]
+python transcode.py INPUT OUTPUT [SIZE]
 """
 
 import queue

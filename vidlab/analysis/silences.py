@@ -21,7 +21,8 @@ LEAST_NS = 30_000_000
 #: quiet between any two frames, which is nothing to report.
 TIMES_USUAL = 5
 
-#: Nine in ten of the gaps between ticks in which something happened are no longer than usual.
+#: Nine in ten of the gaps between ticks in which something happened, while at least half of
+#: the streams are at work, are no longer than usual.
 _USUAL, _TICK_NS = 0.9, LEAST_NS // 3
 
 #: Silences with no more than this between them are one episode.
@@ -77,8 +78,8 @@ def silences(spans: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame
     usual = pl.col("duration_ns").quantile(_USUAL, "nearest").over("pid")
     long = pl.max_horizontal(usual * TIMES_USUAL, pl.lit(LEAST_NS))
     quiet = (
-        gaps.filter(pl.col("duration_ns") >= long)
-        .pipe(_amid_work, ticks)
+        gaps.pipe(_amid_work, ticks)
+        .filter(pl.col("duration_ns") >= long)
         .sort("pid", "t_ns")
         .collect()
         .lazy()
@@ -91,7 +92,7 @@ def silences(spans: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame
 
 
 def _amid_work(quiet: pl.LazyFrame, ticks: pl.LazyFrame) -> pl.LazyFrame:
-    """Those silences before and after which at least half of the usual streams are at work."""
+    """Those gaps before and after which at least half of the usual streams are at work."""
     part = pl.col("t_ns") // _AROUND_NS
     in_part = (pl.col("tick") * _TICK_NS // _AROUND_NS).alias("part")
     at_work = ticks.group_by("pid", in_part).agg(pl.col("stream_id").n_unique())

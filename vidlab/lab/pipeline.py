@@ -74,9 +74,19 @@ def probe(path: Path, stream_id: str, seconds: float | None = None) -> Source:
 def run_pipeline(
     sources: Sequence[Source], folder: Path, saboteur: Saboteur, advance: Advance
 ) -> None:
-    """Process all sources at once, each into a file of `folder`, until they end."""
+    """Process all sources at once, each into a file of `folder`, until they end.
+
+    As cameras are, they are out of phase: their frames come one after the other.
+    """
     streams = [
-        Stream(source, folder / f"{source.stream_id}.mp4", saboteur, advance) for source in sources
+        Stream(
+            source,
+            folder / f"{source.stream_id}.mp4",
+            saboteur,
+            advance,
+            float(number / len(sources) / source.rate),
+        )
+        for number, source in enumerate(sources)
     ]
     threads = [threading.Thread(target=stream.run) for stream in streams]
     with saboteur.at_large():
@@ -91,8 +101,16 @@ def run_pipeline(
 class Stream:
     """One stream: a thread for each step, and the queues between them."""
 
-    def __init__(self, source: Source, target: Path, saboteur: Saboteur, advance: Advance) -> None:
+    def __init__(
+        self,
+        source: Source,
+        target: Path,
+        saboteur: Saboteur,
+        advance: Advance,
+        delay_s: float,
+    ) -> None:
         self._source = source
+        self._delay_s = delay_s
         self._target = target
         self._saboteur = saboteur
         self._advance = advance
@@ -148,7 +166,7 @@ class Stream:
 
     def _paced(self, video: Video) -> Iterator[Any]:
         packets = video.packets()
-        begin = time.monotonic()
+        begin = time.monotonic() + self._delay_s
         for number in range(self._source.frame_count):
             # A live source has the next packet when it is time: not before the read begins.
             time.sleep(max(0.0, begin + float(number / self._source.rate) - time.monotonic()))

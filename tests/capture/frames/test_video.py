@@ -70,9 +70,7 @@ def test_a_sampled_operation(clip, recorded, pyav) -> None:
     assert {span["frame"] for span in recorded.records("spans")} == sampled
     # A stream's decoder was drained, whichever of its frames are recorded.
     assert {
-        event["frame"]
-        for event in recorded.records("frame_events")
-        if event["event"] != "flushed"
+        event["frame"] for event in recorded.records("frame_events") if event["event"] != "flushed"
     } == sampled
 
 
