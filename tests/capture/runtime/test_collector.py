@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import threading
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+import vidlab as vl
 from vidlab.analysis import pauses
+from vidlab.capture.frames import threadstate
 from vidlab.capture.frames.stages import stage
 from vidlab.capture.runtime.engine import Runtime
 from vidlab.clock import now_ns
@@ -92,3 +95,28 @@ def test_a_pause_that_cannot_be_written_is_counted(
     engine.stop()
     assert runtime.writer.losses == {"gc_pauses": 1}
     assert capsys.readouterr().err == ""
+
+
+def test_a_collection_while_a_thread_begins_to_record_is_kept(tmp_path: Path) -> None:
+    """The thread's state is half made when the collector asks for its open span."""
+    made = threadstate.ThreadState.__init__
+
+    def made_slowly(self: threadstate.ThreadState, *args: Any) -> None:
+        gc.collect()
+        made(self, *args)
+
+    def work() -> None:
+        with vl.stage("work"):
+            pass
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        vl.record(tmp_path / "run", engines=[vl.Frames(), vl.Runtime()]),
+    ):
+        patch.setattr(threadstate.ThreadState, "__init__", made_slowly)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    run = vl.open_run(tmp_path / "run")
+    assert run.losses == {}
+    assert run.scan("gc_pauses").filter(pl.col("generation") == 2).collect().height >= 1

@@ -92,7 +92,9 @@ class SpanRecorder:
 
     def innermost(self) -> Span | None:
         """Return the innermost open span here."""
-        state = self.local.state
+        state: ThreadState | None = getattr(self.local, "state", None)
+        if state is None:  # a garbage collection while the thread's state is being made
+            return inherited.get()
         if state.loops and running_loop() is not None:
             return still_open(inherited.get()) or state.top
         return state.top
