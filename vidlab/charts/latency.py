@@ -236,7 +236,8 @@ def late(df: pl.DataFrame, *, lost: int = 0) -> AnyChart:
         x=alt.X(
             "shown:Q",
             title="late frames",
-            axis=alt.Axis(format="~%", tickCount=6),
+            # The axis is longer than the bars, for the text beside them.
+            axis=alt.Axis(format="~%", tickCount=6, labelExpr="datum.value > 1 ? '' : datum.label"),
             scale=theme.roomy(rows["shown"], 0.3),
         ),
     )

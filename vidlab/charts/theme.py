@@ -18,8 +18,9 @@ import polars as pl
 #: What a chart of this package is.
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
 
-#: Pixels: with axis titles and a legend a chart stays within a page of 1,200.
-WIDTH, HEIGHT, ROW = 840, 240, 22
+#: Pixels: with axis titles and a legend a chart stays within a page of 1,200, and its marks
+#: within a notebook beside the file browser.
+WIDTH, HEIGHT, ROW = 700, 240, 22
 
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 INK, QUIET, GRID, ALARM = "#1f2430", "#5d6472", "#e4e6ea", "#b00020"
@@ -172,7 +173,8 @@ def log_axis(title: str, limits: Sequence[float]) -> alt.Axis:
 
 def note(lost: int) -> list[str]:
     """Return the warning that a chart must carry if rows of its tables were lost."""
-    return [f"⚠ {lost:,} rows lost while recording: what is shown is incomplete"] if lost else []
+    rows = "row" if lost == 1 else "rows"
+    return [f"⚠ {lost:,} {rows} lost while recording: what is shown is incomplete"] if lost else []
 
 
 def titled(

@@ -133,7 +133,7 @@ def _causes(part: Slice) -> list[str]:
 
 def _warnings(part: Slice, summary: pl.DataFrame) -> list[str]:
     warnings = [
-        f"{count['lost']:,} rows of {table} were lost while recording: what is shown is incomplete"
+        f"lost while recording: {count['lost']:,} of {table}; what is shown is incomplete"
         for table, count in part.run.losses.items()
         if count.get("lost")
     ]
