@@ -1,11 +1,11 @@
 """What recording adds to decoding: demux, decode and two stages of every frame.
 
 A frame has six spans here: four of work, its reorder wait, and its wait in the list
-that `decode` returned. That is the first figure. The second is all that recording adds,
-identity and events included. The difference between a recorded and a plain decode of a 1080p clip drowns in
-noise, so the cost per frame is measured where it stands out, on a tiny clip, and
-compared with the CPU that decoding a 1080p H.264 frame takes. Recording costs
-the same for both: it does not depend on the size of the picture.
+that `decode` returned. That is the first figure. The second is all that recording
+adds, identity and events included. As the difference between a recorded and a plain
+decode of a 1080p clip drowns in noise, it is measured where it stands out, on a tiny
+clip, and compared with the CPU that decoding a 1080p H.264 frame takes: what recording
+costs does not depend on the size of the picture.
 """
 
 from __future__ import annotations
