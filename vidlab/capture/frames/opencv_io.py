@@ -56,10 +56,9 @@ class _Capture:
 
 def _install_capture(patches: Patches, recorder: SpanRecorder, cv2: Any) -> None:
     owner = cv2.VideoCapture
-    init, open_, read = owner.__init__, owner.open, owner.read
-    grab, retrieve, release, get = owner.grab, owner.retrieve, owner.release, owner.get
+    read, grab, retrieve, get = owner.read, owner.grab, owner.retrieve, owner.get
     # A VideoCapture has room for nothing and cannot be referred to weakly. All ways to a
-    # new one go through `recorded_init`, so an id here is not one of a former object.
+    # new one go through `_follow`, so an id here is not one of a former object.
     captures: dict[int, _Capture] = {}
     reading, grabbing = recorder.kind("read"), recorder.kind("grab")
 
@@ -98,17 +97,6 @@ def _install_capture(patches: Patches, recorder: SpanRecorder, cv2: Any) -> None
         recorder.event(ref, DECODED, reading.number)
         if isinstance(image, np.ndarray):
             arrays.remember(image, ref)
-
-    @wraps(init)
-    def recorded_init(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        opened(self, args, kwargs)
-
-    @wraps(open_)
-    def recorded_open(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = open_(self, *args, **kwargs)
-        opened(self, args, kwargs)
-        return result
 
     @wraps(read)
     def recorded_read(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -150,17 +138,10 @@ def _install_capture(patches: Patches, recorder: SpanRecorder, cv2: Any) -> None
             decoded(ref, result[1])
         return result
 
-    @wraps(release)
-    def recorded_release(self: Any) -> Any:
-        captures.pop(id(self), None)
-        return release(self)
-
-    patches.set(owner, "__init__", recorded_init)
-    patches.set(owner, "open", recorded_open)
+    _follow(patches, owner, opened, captures)
     patches.set(owner, "read", recorded_read)
     patches.set(owner, "grab", recorded_grab)
     patches.set(owner, "retrieve", recorded_retrieve)
-    patches.set(owner, "release", recorded_release)
 
 
 def _time_base(rate: float) -> tuple[int, int]:
@@ -176,7 +157,7 @@ def _time_base(rate: float) -> tuple[int, int]:
 
 def _install_writer(patches: Patches, recorder: SpanRecorder, cv2: Any) -> None:
     owner = cv2.VideoWriter
-    init, open_, write, release = owner.__init__, owner.open, owner.write, owner.release
+    write = owner.write
     # As `captures` above. A writer that is not open swallows what it is given.
     sinks: dict[int, int] = {}  # to the number of the sink's name
     from_before = recorder.kind("write").number
@@ -193,17 +174,6 @@ def _install_writer(patches: Patches, recorder: SpanRecorder, cv2: Any) -> None:
         except Exception:
             recorder.failed()
 
-    @wraps(init)
-    def recorded_init(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        opened(self, args, kwargs)
-
-    @wraps(open_)
-    def recorded_open(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = open_(self, *args, **kwargs)
-        opened(self, args, kwargs)
-        return result
-
     @wraps(write)
     def recorded_write(self: Any, image: Any) -> Any:
         with stage("write", image) as span:
@@ -217,15 +187,8 @@ def _install_writer(patches: Patches, recorder: SpanRecorder, cv2: Any) -> None:
                 recorder.event(ref, DELIVERED, sink)
         return result
 
-    @wraps(release)
-    def recorded_release(self: Any) -> Any:
-        sinks.pop(id(self), None)
-        return release(self)
-
-    patches.set(owner, "__init__", recorded_init)
-    patches.set(owner, "open", recorded_open)
+    _follow(patches, owner, opened, sinks)
     patches.set(owner, "write", recorded_write)
-    patches.set(owner, "release", recorded_release)
 
 
 def _rate_and_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, Sequence[float]]:
@@ -238,6 +201,37 @@ def _rate_and_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float
 
 
 # --- both -----------------------------------------------------------------------
+
+
+def _follow(
+    patches: Patches,
+    owner: Any,
+    opened: Callable[[Any, tuple[Any, ...], dict[str, Any]], object],
+    known: dict[int, Any],
+) -> None:
+    """Call `opened` whenever an object of this class has been made or opened anew, and take
+    what is `known` of it, by id, away when it is released."""
+    init, open_, release = owner.__init__, owner.open, owner.release
+
+    @wraps(init)
+    def recorded_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        opened(self, args, kwargs)
+
+    @wraps(open_)
+    def recorded_open(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = open_(self, *args, **kwargs)
+        opened(self, args, kwargs)
+        return result
+
+    @wraps(release)
+    def recorded_release(self: Any) -> Any:
+        known.pop(id(self), None)
+        return release(self)
+
+    patches.set(owner, "__init__", recorded_init)
+    patches.set(owner, "open", recorded_open)
+    patches.set(owner, "release", recorded_release)
 
 
 def _url(otherwise: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
