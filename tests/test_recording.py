@@ -60,7 +60,7 @@ class Counting:
         buffer.span += 1
         fields = (value, 1, 0, 0, 0, 0, buffer.span & 0xFFFFFFFF)
         RECORD.struct.pack_into(
-            buffer.view, position, *fields, labelsets.current.get(), 0.0, stage, 0, 1
+            buffer.view, position, *fields, labelsets.current.get(), stage, 0, 1
         )
 
 

@@ -110,7 +110,6 @@ class ProcessBuilder:
         for name in {"cpu_ns", "runqueue_ns", "pts", "dts"}.intersection(records.dtype.names):
             records[name] = UNKNOWN
         if table == "spans":
-            records["gpu_duration_ns"] = np.nan
             records["sequence"] = np.arange(1, count + 1)
         records[record.commit] = 1
         for name, values in columns.items():
@@ -200,6 +199,7 @@ def pipeline(
     threads = np.array([thread for *_, thread in STAGES])
     codecs = ("h264", "hevc", "av1", "vp9")
     spans: list[tuple[int, int, np.ndarray]] = []
+    times: list[tuple[int, int, np.ndarray]] = []
     steps: list[tuple[int, int, np.ndarray]] = []
     for stream in range(1, streams + 1):
         of_stream = {
@@ -240,22 +240,30 @@ def pipeline(
                 runqueue_ns=waits[:, own].ravel(),
                 sequence=sequence,
                 labels=labels_id,
-                gpu_duration_ns=took[:, own].ravel() * random.uniform(0.3, 0.8, count),
                 stage=np.tile(numbers[own], frames),
                 kind=np.tile(kinds[own], frames),
             )
+            timed = process.records(
+                "gpu_times",
+                count,
+                t_ns=records["t_ns"] + records["duration_ns"],
+                span=process.span(number, sequence),
+                gpu_duration_ns=took[:, own].ravel() * random.uniform(0.3, 0.8, count),
+            )
+            times.extend((number, 10_000 + number, timed[at : at + batch])
+                         for at in range(0, count, batch))  # fmt: skip
             spans.extend(
                 (number, 10_000 + number, records[at : at + batch]) for at in range(0, count, batch)
             )
         if events:
             ends = starts[:, -1] + took[:, -1]
-            times = {
+            when = {
                 "demuxed": born,
                 "sent": starts[:, 2],
                 "decoded": starts[:, 3],
                 "delivered": ends,
             }
-            for event, t_ns in times.items():
+            for event, t_ns in when.items():
                 records = process.records(
                     "frame_events",
                     frames,
@@ -277,7 +285,7 @@ def pipeline(
                     for at in range(0, frames, batch)
                 )
     # As the writer has it: in the order in which buffers were full.
-    for table, batches in (("spans", spans), ("frame_events", steps)):
+    for table, batches in (("spans", spans), ("gpu_times", times), ("frame_events", steps)):
         batches.sort(key=lambda item: int(item[2]["t_ns"][-1]))
         if batches:
             process.arrows(table, batches)

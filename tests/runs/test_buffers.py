@@ -30,7 +30,7 @@ def pack(buffer: RecordBuffer, value: int) -> None:
     if position == buffer.end:
         position = buffer.roll()
     buffer.position = position + SIZE
-    pack_into(buffer.view, position, value, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 1)
+    pack_into(buffer.view, position, value, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)
 
 
 def values_in(block: Block | Path) -> list[int]:

@@ -32,9 +32,9 @@ def contents(run: Run) -> dict[str, pl.DataFrame]:
     tables = {}
     for name in TABLES:
         rows = run.scan(name).collect()
-        keys = [key for key in ("t_ns", "span", "frame", "labels") if key in rows.columns]
+        keys = [key for key in ("t_ns", "span", "frame", "labels", "stack") if key in rows.columns]
         tables[name] = rows.sort(keys)
-    del tables["frame_events"]  # not kept
+    del tables["frame_events"], tables["gpu_times"]  # not kept
     return tables
 
 
@@ -123,7 +123,7 @@ def test_stretches_cover_each_frame_once(monkeypatch):
     assert all(s.lower <= s.first <= s.last <= s.upper for s in stretches)
 
 
-STEPS = ("_write_frames", "_write_labels", "_publish")
+STEPS = ("_write_frames", "_write_side_tables", "_publish")
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -5,8 +5,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from vidlab.runs.recovery import recover
 from vidlab.runs.run import open_run
 from vidlab.runs.segments import Segments
+from vidlab.runs.verification import verify
+from vidlab.schema import UNKNOWN
 
 from .builders import RunBuilder
 
@@ -45,9 +48,10 @@ def test_values_that_mean_unknown_become_null(empty):
         parent=[0, process.span(4, 1)],
         cpu_ns=[-(1 << 63), 7],
         runqueue_ns=[-(1 << 63), 0],
-        gpu_duration_ns=[np.nan, 1000.0],
     )
     process.buffer("spans", records, thread=4, tid=44)
+    times = process.records("gpu_times", 1, span=process.span(4, 2), gpu_duration_ns=1000)
+    process.buffer("gpu_times", times, thread=9, tid=99)
     first, second = spans(empty).to_dicts()
     unknown = ("frame", "parent", "cpu_ns", "runqueue_ns", "gpu_duration_ns")
     assert [first[name] for name in unknown] == [None] * 5
@@ -61,6 +65,57 @@ def test_values_that_mean_unknown_become_null(empty):
     assert (second["kind"], second["status"]) == ("reorder", "cancelled")
     assert (first["span"], second["span"]) == (process.span(4, 1), process.span(4, 2))
     assert (first["pid"], first["tid"]) == (process.pid, 44)
+
+
+def test_allocations_name_stacks_tasks_and_statuses(empty):
+    first, second = empty.process(1), empty.process(2)
+    for process, stack in ((first, 7), (second, 1)):
+        process._append("stacks", {"id": stack, "frames": [["grab", "app.py", 41]]})
+    second._append("stacks", {"id": 2, "frames": [["grab", "app.py", 42], ["main", "app.py", 9]]})
+    for process, stacks in ((first, [7, 0]), (second, [2, 1])):
+        records = process.records(
+            "allocations",
+            2,
+            t_ns=[1, 2],
+            address=1 << 47,
+            size_asked_bytes=[100, UNKNOWN],
+            stack=stacks,
+            context=[0, 5],
+            task=[0, process.name("Task-1")],
+            status=[process.name("ok"), process.name("OutOfMemoryError")],
+            level=[0, 1],
+            kind=[1, 3],
+            freed_by=[255, 2],
+            pooled=[0, 1],
+            op=[1, 2],
+        )
+        process.buffer("allocations", records)
+    run = open_run(empty.path)
+    assert "stacks" in run.tables()
+    for compacted in (False, True):
+        if compacted:
+            recover(empty.path)
+            run = open_run(empty.path)
+        stacks = dict(run.scan("stacks").collect().iter_rows())
+        assert stacks == {
+            1: [{"function": "grab", "file": "app.py", "line": 41}],
+            2: [
+                {"function": "grab", "file": "app.py", "line": 42},
+                {"function": "main", "file": "app.py", "line": 9},
+            ],
+        }
+        rows = run.scan("allocations").collect().sort("pid", "t_ns")
+        assert rows["stack"].to_list() == [1, None, 2, 1]
+        assert rows["op"].to_list() == ["alloc", "free"] * 2
+        assert rows["level"].to_list() == ["pool", "driver"] * 2
+        assert rows["kind"].to_list() == ["async", "pinned"] * 2
+        assert rows["freed_by"].to_list() == [None, "release"] * 2
+        assert rows["pooled"].to_list() == [False, True] * 2
+        assert rows["task"].to_list() == [None, "Task-1"] * 2
+        assert rows["status"].to_list() == ["ok", "OutOfMemoryError"] * 2
+        assert rows["context"].to_list() == [None, 5] * 2
+        assert rows["size_asked_bytes"].to_list() == [100, None] * 2
+    assert verify(empty.path) == []
 
 
 def test_a_queue_without_a_limit_has_no_capacity(small):

@@ -44,7 +44,7 @@ def pack(writer: RunWriter, value: int, labels: int = 0) -> None:
     if position == buffer.end:
         position = buffer.roll()
     buffer.position = position + SIZE
-    pack_into(buffer.view, position, value, 5, 6, 7, 8, 9, 1, labels, 0.5, 2, 3, 1)
+    pack_into(buffer.view, position, value, 5, 6, 7, 8, 9, 1, labels, 2, 3, 1)
 
 
 def wait_for(what: Callable[[], object]) -> None:
@@ -65,7 +65,8 @@ def writer(tmp_path: Path) -> Iterator[RunWriter]:
 
 def test_nothing_recorded_is_a_run_without_records(tmp_path: Path) -> None:
     RunWriter(tmp_path).close()
-    assert raw.names(tmp_path) == {"0001.process", "0001-labels.jsonl", "0001-names.jsonl"}
+    sides = {f"0001-{side}.jsonl" for side in ("labels", "names", "stacks")}
+    assert raw.names(tmp_path) == {"0001.process", *sides}
     # All sets that this process knows, from other tests too, the empty one first.
     assert raw.lines(tmp_path, "labels")[0] == {"id": 0, "values": {}, "sample_rate": 1.0}
     assert raw.losses(tmp_path) == {}
@@ -80,7 +81,7 @@ def test_a_record_is_written_whole_and_once(tmp_path: Path) -> None:
     ((batch, name),) = raw.batches(tmp_path, "spans")
     (row,) = batch.to_pylist()
     assert list(row.values()) == [
-        *(4, 5, 6, 7, 8, 9, 1, 3, 0.5, 2, 3, 1),
+        *(4, 5, 6, 7, 8, 9, 1, 3, 2, 3, 1),
         *(thread, threading.get_native_id()),
     ]
     assert name is not None
@@ -122,7 +123,7 @@ def test_a_record_that_was_not_finished_is_lost_and_counted(tmp_path: Path) -> N
     position = buffer.position
     buffer.position = position + SIZE
     with pytest.raises(struct.error):
-        pack_into(buffer.view, position, 1, 2, 3, 4, 5, 6, -1, 0, 0.0, 0, 0, 1)
+        pack_into(buffer.view, position, 1, 2, 3, 4, 5, 6, -1, 0, 0, 0, 1)
     pack(writer, 2)
     writer.close()
     assert raw.records(tmp_path, "spans", "t_ns") == [1, 2]
@@ -140,7 +141,7 @@ def test_a_full_block_waits_for_a_record_that_is_being_packed(
         pack(writer, value)
     time.sleep(0.35)
     assert list(raw.batches(tmp_path, "spans")) == []
-    pack_into(view, position, 1, 5, 6, 7, 8, 9, 1, 0, 0.0, 2, 3, 1)  # … and goes on
+    pack_into(view, position, 1, 5, 6, 7, 8, 9, 1, 0, 2, 3, 1)  # … and goes on
     wait_for(lambda: list(raw.batches(tmp_path, "spans")))
     assert raw.records(tmp_path, "spans", "t_ns") == list(range(PER_BLOCK + 1))
     writer.close()
@@ -376,7 +377,7 @@ def pack_noise(writer: RunWriter, value: int) -> bool:
         position = buffer.roll()
     buffer.position = position + SIZE
     noise = value * 0x9E3779B97F4A7C15 & (1 << 63) - 1
-    fields = (noise, noise, ~noise & (1 << 62) - 1, noise, noise, value, 0, 0.0, noise & 0xFFFF)
+    fields = (noise, noise, ~noise & (1 << 62) - 1, noise, noise, value, 0, noise & 0xFFFF)
     pack_into(buffer.view, position, value, *fields, 0, 1)
     return full
 
@@ -586,7 +587,7 @@ def work(worker):
             position = buffer.roll()
         buffer.position = position + SIZE
         count += 1
-        pack_into(buffer.view, position, worker << 32 | count, 1, 1, 1, 1, 1, 1, 0, 0.0, 1, 1, 1)
+        pack_into(buffer.view, position, worker << 32 | count, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1)
         struct.pack_into("<Q", witness, 8 * worker, count)
         if count % 100 == 0:
             time.sleep(0.0002)
@@ -638,7 +639,7 @@ def pack(value, labels=0):
     if position == buffer.end:
         position = buffer.roll()
     buffer.position = position + SIZE
-    pack_into(buffer.view, position, value, 1, 1, 1, 1, 1, 1, labels, 0.0, 1, 1, 1)
+    pack_into(buffer.view, position, value, 1, 1, 1, 1, 1, 1, labels, 1, 1, 1)
 """
 
 

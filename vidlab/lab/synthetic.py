@@ -141,6 +141,10 @@ def write_segments(
         for journey, begin in _interleaved(journeys):
             for thread in range(len(THREADS)):
                 file.write(*_span_records(journey, thread, begin, seed))
+    with _Segment(folder, "gpu_times") as file:
+        for journey, begin in _interleaved(journeys):
+            for thread in range(len(THREADS) if journey.stream.gpu is not None else 0):
+                file.write(*_gpu_time_records(journey, thread, begin, seed))
     with _Segment(folder, "frame_events") as file:
         for journey in journeys:
             file.write(_event_records(journey), 3 * journey.stream.index + 1)
@@ -234,8 +238,6 @@ def _span_records(journey: Journey, thread: int, begin: int, seed: int) -> tuple
     idle = random.exponential(20_000, records.shape)
     records["cpu_ns"] = np.where(works, busy, np.minimum(idle, times[..., 1]))
     records["runqueue_ns"] = np.minimum(idle / 4, times[..., 1] * 0.1)
-    on_gpu = works & (stream.gpu is not None)
-    records["gpu_duration_ns"] = np.where(on_gpu, busy * 0.6, np.nan)
     records["stage"] = [_NUMBER[stage] for stage, _ in stages]
     records["kind"] = [kind for _, kind in stages]
     records["status"] = OK + 1
@@ -248,6 +250,18 @@ def _span_records(journey: Journey, thread: int, begin: int, seed: int) -> tuple
     never = np.isin(seq, journey.corrupt)[:, None]
     none = waits & ((records["duration_ns"] == 0) | never)
     return records[~none], number
+
+
+def _gpu_time_records(journey: Journey, thread: int, begin: int, seed: int) -> tuple[Records, int]:
+    """The GPU time of the thread's spans that are work: three fifths of its CPU time."""
+    spans, number = _span_records(journey, thread, begin, seed)
+    works = spans[spans["kind"] == SERVICE]
+    records = np.zeros(len(works), _dtype("gpu_times"))
+    records["t_ns"] = works["t_ns"] + works["duration_ns"]
+    records["span"] = np.uint64(_INDEX << 52 | number << 32) + works["sequence"].astype(np.uint64)
+    records["gpu_duration_ns"] = works["cpu_ns"] * 0.6
+    records["whole"] = 1
+    return records, number
 
 
 def _event_records(journey: Journey) -> Records:

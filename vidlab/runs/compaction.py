@@ -115,10 +115,10 @@ class _Compaction:
             self._write_recorded("frame_events", advance)
             findings = self._write_frames()
             for name in self._segments.tables:
-                if name not in ("spans", "frame_events", "findings"):
+                if name not in ("spans", "frame_events", "findings", "gpu_times"):
                     self._write_recorded(name, advance)
             self._write("findings", self._plain("findings", advance, findings), advance)
-        self._write_labels()
+        self._write_side_tables()
         cube.write(self._scratch / cube.FILE_NAME, self._cube.finish(self._decoder.labels))
         (self._scratch / "frame_events.parquet").unlink()
         del self._rows["frame_events"]
@@ -191,11 +191,14 @@ class _Compaction:
         self._write("frames", plain(), lambda steps: None)
         return findings
 
-    def _write_labels(self) -> None:
-        table = self._decoder.labels.to_arrow()
-        with TableFile(self._path("labels"), table.schema) as file:
-            file.write(table)
-        self._rows["labels"] = file.rows
+    def _write_side_tables(self) -> None:
+        tables = {"labels": self._decoder.labels.to_arrow()}
+        if self._decoder.stacks.stacks:
+            tables["stacks"] = self._decoder.stacks.to_arrow()
+        for name, table in tables.items():
+            with TableFile(self._path(name), table.schema) as file:
+                file.write(table)
+            self._rows[name] = file.rows
 
     def _path(self, name: str) -> Path:
         return self._scratch / f"{name}.parquet"

@@ -19,16 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..schema import CHOICES, NAMED, TABLES, TEXT, UNKNOWN, Table
-from .interning import COLUMN_KEYS, EMPTY, LabelTable, Translation, Vocabulary
+from .gputimes import GpuTimes
+from .interning import COLUMN_KEYS, EMPTY, LabelTable, StackTable, Translation, Vocabulary
 from .segments import Process, Segments
 
-#: To what `gpu_duration_ns` is rounded: half the resolution of CUDA events, which
-#: cudaEventElapsedTime gives as about 0.5 microseconds. The digits below are noise,
-#: and would take a byte per span at rest.
-GPU_GRAIN_NS = 256
-
 #: Unsigned columns in which zero stands for "none".
-_ZERO_IS_NULL = frozenset({"frame", "parent"})
+_ZERO_IS_NULL = frozenset({"frame", "parent", "span", "context", "stack"})
+
+#: Columns of names in which number zero stands for "none".
+_MAY_LACK_NAME = frozenset({"task"})
 
 
 class Decoder:
@@ -38,29 +37,45 @@ class Decoder:
     ----------
     labels : LabelTable
         The run's label sets. It grows with `refresh`; numbers once given stay.
+    stacks : StackTable
+        The run's call stacks, likewise.
     """
 
     def __init__(self, segments: Segments) -> None:
         self.segments = segments
         self.labels = LabelTable()
+        self.stacks = StackTable()
+        self._gpu_times = GpuTimes()
         self._vocabularies: dict[tuple[str, str], Vocabulary] = {}
         self._sets: dict[int, Translation] = {}
         self._names: dict[tuple[int, str, str], Translation] = {}
-        self._taken_up: dict[int, int] = {}
+        self._taken_up: dict[tuple[int, str], int] = {}
+        self._stack_numbers: dict[int, Translation] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Take up label sets that were written down since."""
+        """Take up label sets, stacks and GPU times that were written down since."""
+        self._gpu_times.refresh(self.segments)
         for index, process in self.segments.processes.items():
+            stacks = self._stack_numbers.setdefault(index, _only_the_empty_set())
+            for line in self._new_lines(process, "stacks"):
+                try:
+                    stacks.add(line["id"], self.stacks.number(line["frames"]))
+                except (KeyError, TypeError, ValueError):
+                    self.segments.note(f"a stack of process {index} cannot be read, left out")
             sets = self._sets.setdefault(index, _only_the_empty_set())
-            done = self._taken_up.get(index, 0)
-            for line in process.label_lines[done:]:
+            for line in self._new_lines(process, "labels"):
                 try:
                     values, rate = dict(line["values"]), float(line.get("sample_rate", 1.0))
                     sets.add(line["id"], self.labels.number(values, rate))
                 except (KeyError, TypeError, ValueError):
                     self.segments.note(f"a label set of process {index} cannot be read, left out")
-            self._taken_up[index] = len(process.label_lines)
+
+    def _new_lines(self, process: Process, side: str) -> list[dict[str, Any]]:
+        lines = process.lines(side)
+        done = self._taken_up.get((process.index, side), 0)
+        self._taken_up[process.index, side] = len(lines)
+        return lines[done:]
 
     def vocabulary(self, table: str, column: str) -> Vocabulary:
         """Return the texts of a table's text column."""
@@ -110,17 +125,27 @@ class Decoder:
     def _labels(self, process: Process, batch: pa.RecordBatch) -> pa.Array:
         sets = self._sets.setdefault(process.index, _only_the_empty_set())
         local = _numbers(batch, "labels", np.uint32)
-        known = sets.apply(local)
+        return pa.array(self._translated(sets, local, process, "label sets"))
+
+    def _translated(
+        self,
+        translation: Translation,
+        local: npt.NDArray[np.integer],
+        process: Process,
+        what: str,
+    ) -> npt.NDArray[np.uint32]:
+        """The run's numbers for a process's own; 0 for those that were not written down."""
+        known = translation.apply(local)
         if (known < 0).any():  # written down since, if the process is still recording
             self.segments.refresh()
             self.refresh()
-            known = sets.apply(local)
+            known = translation.apply(local)
         if (known < 0).any():
             self.segments.note(
-                f"rows of process {process.index} bear label sets that were not written down"
+                f"rows of process {process.index} bear {what} that were not written down"
             )
             known[known < 0] = EMPTY
-        return pa.array(known.astype(np.uint32))
+        return known.astype(np.uint32)
 
     def _recorded(
         self, table: Table, name: str, process: Process, batch: pa.RecordBatch
@@ -129,8 +154,10 @@ class Decoder:
         type = plain_schema(table.name).field(name).type
         if name == "pid":
             return _pid(process, batch.num_rows)
-        if name == "span":
+        if name == "span" and table.name == "spans":
             return pa.array(_span_ids(process, batch))
+        if name == "gpu_duration_ns" and table.name == "spans":
+            return _with_nulls(name, self._gpu_times.of(_span_ids(process, batch)), type)
         if name not in batch.schema.names:
             return pa.nulls(batch.num_rows, type)
         values = batch[name].to_numpy(zero_copy_only=False)
@@ -142,8 +169,12 @@ class Decoder:
             known = self.vocabulary(table.name, name)
             codes = np.array([known.number(choice) for choice in choices], np.int32)
             return pa.array(codes[np.minimum(values, len(codes) - 1)], mask=values >= len(codes))
-        if name in NAMED:
-            return pa.array(self._named(table, name, process, values))
+        if (table.name, name) in NAMED:
+            none = values == 0 if name in _MAY_LACK_NAME else None
+            return pa.array(self._named(table, name, process, values), mask=none)
+        if name == "stack":
+            stacks = self._stack_numbers.setdefault(process.index, _only_the_empty_set())
+            values = self._translated(stacks, values, process, "stacks")
         return _with_nulls(name, values, type)
 
     def _written(
@@ -219,10 +250,7 @@ def _span_ids(process: Process, batch: pa.RecordBatch) -> npt.NDArray[np.uint64]
 
 def _with_nulls(name: str, values: npt.NDArray[Any], type: pa.DataType) -> pa.Array:
     """Make nulls of the values by which a record says "none" or "not known"."""
-    if values.dtype.kind == "f":
-        missing = np.isnan(values)
-        values = np.where(missing, 0, values)
-    elif name in _ZERO_IS_NULL:
+    if name in _ZERO_IS_NULL:
         missing = values == 0
     elif name == "capacity":
         missing = values < 0
@@ -230,8 +258,6 @@ def _with_nulls(name: str, values: npt.NDArray[Any], type: pa.DataType) -> pa.Ar
         missing = values == UNKNOWN
     else:
         return pa.array(values).cast(type)
-    if values.dtype.kind == "f" and pa.types.is_integer(type):
-        values = np.rint(values / GPU_GRAIN_NS).astype(np.int64) * GPU_GRAIN_NS
     return pa.array(values, mask=missing if missing.any() else None).cast(type)
 
 

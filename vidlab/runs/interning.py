@@ -49,6 +49,10 @@ class Vocabulary:
         return pa.DictionaryArray.from_arrays(numbers, pa.array(self.texts, pa.string()))
 
 
+#: A call stack, innermost first: function, file and line of each call.
+Stack = tuple[tuple[str, str, int], ...]
+
+
 @dataclass(frozen=True)
 class RunLabels:
     """A label set of a run."""
@@ -127,6 +131,35 @@ class LabelTable:
         return pa.array(self.values(key), pa.string()).cast(TEXT)
 
 
+class StackTable:
+    """The call stacks of a run, numbered from 1; row `n - 1` of the table `stacks` is stack `n`."""
+
+    def __init__(self) -> None:
+        self.stacks: list[Stack] = []
+        self._numbers: dict[Stack, int] = {}
+
+    def number(self, frames: Iterable[Sequence[object]]) -> int:
+        """Return the number of this stack of (function, file, line), new or known."""
+        stack = tuple((str(name), str(file), int(str(line))) for name, file, line in frames)
+        known = self._numbers.get(stack)
+        if known is None:
+            self.stacks.append(stack)
+            known = self._numbers[stack] = len(self.stacks)
+        return known
+
+    def to_arrow(self) -> pa.Table:
+        """Return the run's table `stacks`."""
+        schema = TABLES["stacks"].arrow_schema
+        frames = [
+            [dict(zip(("function", "file", "line"), call, strict=True)) for call in stack]
+            for stack in self.stacks
+        ]
+        numbers = pa.array(range(1, len(frames) + 1), pa.uint32())
+        return pa.Table.from_arrays(
+            [numbers, pa.array(frames, schema.field("frames").type)], schema=schema
+        )
+
+
 class Translation:
     """From the numbers that one process gave to the run's own, as an array look-up."""
 
@@ -156,4 +189,12 @@ class Translation:
         return np.where(locals < len(self._known), self._known[inside], -1)
 
 
-__all__ = ["COLUMN_KEYS", "EMPTY", "LabelTable", "RunLabels", "Translation", "Vocabulary"]
+__all__ = [
+    "COLUMN_KEYS",
+    "EMPTY",
+    "LabelTable",
+    "RunLabels",
+    "StackTable",
+    "Translation",
+    "Vocabulary",
+]

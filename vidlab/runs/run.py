@@ -119,6 +119,10 @@ class Run:
         found = set(self._segments.tables)
         if "frame_events" in found:
             found.add("frames")
+        found.discard("gpu_times")
+        self._labels()
+        if self._decoder.stacks.stacks:
+            found.add("stacks")
         return [name for name in TABLES if name in found or name == "labels"]
 
     def scan(self, table: str) -> pl.LazyFrame:
@@ -142,6 +146,9 @@ class Run:
             )
         if table == "labels":
             return _as_declared(_polars(self._labels().to_arrow()).lazy(), table)
+        if table == "stacks" and not self.compacted:
+            self._labels()
+            return _as_declared(_polars(self._decoder.stacks.to_arrow()).lazy(), table)
         if self.compacted:
             return self._labelled(_empty(table).lazy(), table)
         if table == "frames":

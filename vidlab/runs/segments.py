@@ -4,7 +4,8 @@ The folder `segments/` holds, for the process of index p (all numbers padded):
 
 * `p.process`: pid and parent as JSON; the process keeps an exclusive flock on it
   while it lives;
-* `p-labels.jsonl` and `p-names.jsonl`: its label sets and names, one a line;
+* `p-labels.jsonl`, `p-names.jsonl` and `p-stacks.jsonl`: its label sets, names and
+  call stacks, one a line;
 * `p-thread-tid-table-n.buf`: a mapped buffer, records from offset 0; those whose
   commit mark is not zero are whole;
 * `p-table-n.arrows`: an Arrow IPC stream. A batch that came from a buffer names it,
@@ -34,7 +35,7 @@ from ..schema import TABLES, Record, Table
 _FILE = re.compile(
     r"""(?P<process>\d{4,})
     (?: \.process
-      | -(?P<side>labels|names)\.jsonl
+      | -(?P<side>labels|names|stacks)\.jsonl
       | -(?P<thread>\d{5,})-(?P<tid>\d+)-(?P<buffer>[a-z_]+)-\d{6,}\.buf
       | -(?P<arrows>[a-z_]+)-\d{6,}\.arrows
       | -losses\.json
@@ -42,7 +43,7 @@ _FILE = re.compile(
     re.VERBOSE,
 )
 
-#: A larger number of a label set or name is nonsense: a damaged line.
+#: A larger number of a label set, name or stack is nonsense: a damaged line.
 _MOST_SETS = 1 << 24
 
 
@@ -60,8 +61,8 @@ class Process:
         It still holds its lock: more may come.
     facts : dict
         All that it wrote about itself.
-    label_lines, name_lines : list of dict
-        Its label sets and names, as written down so far.
+    label_lines, name_lines, stack_lines : list of dict
+        Its label sets, names and stacks, as written down so far.
     """
 
     index: int
@@ -70,6 +71,16 @@ class Process:
     facts: dict[str, Any] = field(default_factory=dict)
     label_lines: list[dict[str, Any]] = field(default_factory=list)
     name_lines: list[dict[str, Any]] = field(default_factory=list)
+    stack_lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def lines(self, side: str) -> list[dict[str, Any]]:
+        """The lines of a side file: labels, names or stacks."""
+        return {
+            "labels": self.label_lines,
+            "names": self.name_lines,
+            "stacks": self.stack_lines,
+        }[side]
+
     _offsets: dict[str, int] = field(default_factory=dict)
 
 
@@ -91,7 +102,7 @@ class Segments:
         self.refresh()
 
     def refresh(self) -> Self:
-        """Take up new processes, label sets and names."""
+        """Take up new processes, label sets, names and stacks."""
         for name in self.files():
             found = _FILE.fullmatch(name)
             if found is None:
@@ -102,8 +113,7 @@ class Segments:
             if name.endswith(".process"):
                 self._read_process(name, process)
             elif found["side"]:
-                lines = process.label_lines if found["side"] == "labels" else process.name_lines
-                lines.extend(self._new_lines(name, process))
+                process.lines(found["side"]).extend(self._new_lines(name, process))
         self.processes = dict(sorted(self.processes.items()))
         return self
 

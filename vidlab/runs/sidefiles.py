@@ -5,14 +5,18 @@ A line is written, by one call, before any record can name what it defines.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import labelsets
 from .derived import DerivedLabels
+
+#: The calls of a stack, innermost first: function, file and line of each.
+StackFrames = Sequence[tuple[str, str, int]]
 
 
 class Lines:
@@ -49,7 +53,7 @@ class Lines:
 
 
 class Definitions:
-    """The names and label sets of a process, each written down as it is first used.
+    """The names, label sets and stacks of a process, each written down as it is first used.
 
     Parameters
     ----------
@@ -67,6 +71,9 @@ class Definitions:
         self._names: list[tuple[int, str]] = []
         self._name_lines: Lines | None = None
         self._label_lines: Lines | None = None
+        self._stacks: list[tuple[int, StackFrames]] = []
+        self._stack_lines: Lines | None = None
+        self._stack_numbers = itertools.count(1)
         self._stop_listening: Callable[[], None] | None = None
         self.names = labelsets.Names(self._write_name)
 
@@ -75,8 +82,11 @@ class Definitions:
         self.end()
         self._name_lines = Lines(segments / f"{index:04d}-names.jsonl")
         self._label_lines = Lines(segments / f"{index:04d}-labels.jsonl")
+        self._stack_lines = Lines(segments / f"{index:04d}-stacks.jsonl")
         for number, name in self._names:
             self._name_lines.append({"id": number, "name": name})
+        for number, frames in self._stacks:
+            self._stack_lines.append({"id": number, "frames": frames})
         self._stop_listening = labelsets.listen(self._write_labels)
 
     def end(self) -> None:
@@ -95,11 +105,19 @@ class Definitions:
     def retry(self) -> OSError | None:
         """Write what could not be written before; return what went wrong last, if anything did."""
         error = None
-        for lines in (self._name_lines, self._label_lines):
+        for lines in self._open:
             if lines is not None:
                 lines.retry()
                 error = lines.error or error
         return error
+
+    def stack(self, frames: StackFrames) -> int:
+        """Write down a call stack; return its number, from 1."""
+        number = next(self._stack_numbers)
+        self._stacks.append((number, frames))
+        if self._stack_lines is not None:
+            self._stack_lines.append({"id": number, "frames": frames})
+        return number
 
     def _write_name(self, number: int, name: str) -> None:
         self._names.append((number, name))
@@ -111,7 +129,11 @@ class Definitions:
             self._label_lines.append(self._derived.line(labels))
 
     def _close(self) -> None:
-        for lines in (self._name_lines, self._label_lines):
+        for lines in self._open:
             if lines is not None:
                 lines.close()
-        self._name_lines = self._label_lines = None
+        self._name_lines = self._label_lines = self._stack_lines = None
+
+    @property
+    def _open(self) -> tuple[Lines | None, ...]:
+        return self._name_lines, self._label_lines, self._stack_lines

@@ -20,7 +20,7 @@ from .parquet import SCHEMA_KEY
 from .run import KILLED, Run, open_run
 
 #: The key of each table that has one.
-_IDS = {"labels": "labels", "spans": "span", "frames": "frame"}
+_IDS = {"labels": "labels", "stacks": "stack", "spans": "span", "frames": "frame"}
 
 
 @dataclass(frozen=True)

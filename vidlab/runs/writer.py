@@ -35,7 +35,7 @@ from .derived import Derive, DerivedLabels
 from .encoding import count_holes, encode_block
 from .manifest import SEGMENTS, Manifest
 from .rows import Rows
-from .sidefiles import Definitions
+from .sidefiles import Definitions, StackFrames
 from .streams import Streams
 
 #: How often rows are written, and full blocks looked for.
@@ -124,6 +124,12 @@ class RunWriter:
         if self._state == _INHERITED:
             self._take_part()
         return self._buffers.buffer(table)
+
+    def stack(self, frames: StackFrames) -> int:
+        """Return a new number, from 1, for this call stack; the caller keeps what it knows."""
+        if self._state == _INHERITED:
+            self._take_part()
+        return self._definitions.stack(frames)
 
     def row(self, table: str, **columns: Any) -> None:
         """Append a row to a table that has no record type.

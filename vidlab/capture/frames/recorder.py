@@ -16,7 +16,6 @@ from . import spans
 from .refs import FrameRef
 from .sampling import Sampling
 from .spans import (
-    NOT_TIMED,
     ClockedSpan,
     Clocks,
     Span,
@@ -214,7 +213,6 @@ class SpanRecorder:
             runqueue_ns,
             sequence,
             here,
-            NOT_TIMED,
             stage,
             kind,
             status + 1,

@@ -26,18 +26,15 @@ _RECORD = TABLES["spans"].record
 assert _RECORD is not None
 SIZE = _RECORD.size
 
-# Most spans have no clocks read and no span around them. They pack 12 fields as 6: a
-# frame's part (`FrameRef.head`) and a stage's part (from `gpu_duration_ns` on to the
-# commit mark, which is still written last) are prepared bytes.
-_QUICK = struct.Struct("<qq32sII8s")
+# Most spans have no clocks read and no span around them. They pack 11 fields as 6: a
+# frame's part (`FrameRef.head`) and a stage's part (from `stage` on to the commit mark,
+# which is still written last) are prepared bytes.
+_QUICK = struct.Struct("<qq32sII4s")
 assert _QUICK.size == SIZE
 _pack_quick = _QUICK.pack_into
 
 #: Below this, a span ends in the thread that it began in: changing threads takes longer.
 _SWITCH_NS = 2_000
-
-#: The `gpu_duration_ns` of a span that nobody has timed on a GPU.
-NOT_TIMED = float("nan")
 
 #: The code of a coroutine or generator, which may pause with a span open.
 _MAY_PAUSE = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
@@ -73,7 +70,7 @@ class StageKind:
         self.reads_clocks = clocks != "never"
         self.mean_ns = 2.0 * CLOCKS_FROM_NS
         #: The end of a record of a span that went well.
-        self.tail = struct.pack("<fHBB", NOT_TIMED, number, SERVICE, OK + 1)
+        self.tail = struct.pack("<HBB", number, SERVICE, OK + 1)
 
     def took(self, duration_ns: int) -> None:
         """Take a duration into the mean: of each span with clocks, of a long one without."""

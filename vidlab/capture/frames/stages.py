@@ -15,13 +15,24 @@ from contextvars import Token
 from sys import getrefcount
 from typing import Any
 
+from ... import labelsets
 from ..patching import Patches
 from .recorder import SpanRecorder, frame_here
 from .refs import FrameRef, ref_of
 from .spans import F, Span, inherited
 from .threadstate import watch_loops
 
-__all__ = ["Idle", "Span", "SpanRecorder", "activate", "active", "current", "ref_here", "stage"]
+__all__ = [
+    "Idle",
+    "Span",
+    "SpanRecorder",
+    "activate",
+    "active",
+    "current",
+    "here",
+    "ref_here",
+    "stage",
+]
 
 #: The references to a spare span that nobody else holds: the thread state's, the local
 #: variable's and the argument's. How many a thread keeps.
@@ -103,6 +114,29 @@ def ref_here(recorder: SpanRecorder) -> FrameRef | None:
             return around.ref
         around = around.outer
     return frame_here.get()
+
+
+def here() -> tuple[int, int, int]:
+    """Return the open span, frame and label set that something happens under, as numbers.
+
+    For other engines: the numbers are what a record holds, 0 for none. The labels are
+    this place's, merged with the frame's.
+    """
+    recorder = active
+    labels = labelsets.current.get()
+    if recorder is None:
+        return 0, 0, labels
+    state = recorder.local.state
+    span = state.top if not state.loops else recorder.innermost()
+    if span is None:
+        ref, number = frame_here.get(), 0
+    else:
+        ref, number = span.ref or frame_here.get(), span.state.buffer.span + span.sequence
+    if ref is None:
+        return number, 0, labels
+    if not ref.sampled:
+        return 0, 0, labels
+    return number, ref.frame, labels if labels == ref.labels else state.merge(ref.labels, labels)
 
 
 # --- off ------------------------------------------------------------------------------
