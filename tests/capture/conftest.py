@@ -107,7 +107,7 @@ class Recorded:
                 ]
         for row in found:
             for column, value in row.items():
-                if column in NAMED:
+                if (table, column) in NAMED:
                     row[column] = self.writer.texts[value]
                 elif (table, column) in CHOICES:
                     committed = column == list(row)[-1]

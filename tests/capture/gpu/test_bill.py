@@ -1,0 +1,88 @@
+"""The bill of a recorded program adds up to the byte: real CuPy on host memory, eight threads."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import threading
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import vidlab as vl
+from vidlab.analysis import bill
+
+pytestmark = pytest.mark.needs("hostcuda")
+
+THREADS, SECONDS = 8, 2.0
+PLANT = 256 << 20
+SIZES = (512, 10_000, 123 * 4096, 1 << 20, 3 << 20)
+
+
+def allocate(number: int, until: float) -> None:
+    """Take, give back, and have the pool give back, at random."""
+    import cupy
+
+    choice = random.Random(number)
+    held: list[object] = []
+    while time.monotonic() < until:
+        for _ in range(20):
+            if held and choice.random() < 0.5:
+                held.pop(choice.randrange(len(held)))
+            else:
+                held.append(cupy.empty(choice.choice(SIZES), "u1"))
+        if choice.random() < 0.2:
+            cupy.get_default_memory_pool().free_all_blocks()
+        if choice.random() < 0.1:
+            held.clear()
+
+
+def record(path: Path, plants: bool) -> int:
+    """Record such threads; halfway, take memory behind CuPy's back. Return when it was there."""
+    planted = 0
+    with vl.record(path, engines=[vl.GpuMemory(), vl.GpuSampler(period_s=0.01)]):
+        until = time.monotonic() + SECONDS
+        threads = [
+            threading.Thread(target=allocate, args=(number, until)) for number in range(THREADS)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(SECONDS / 2)
+        if plants:
+            address = ctypes.c_void_p()
+            assert vl.hostcuda.library().cudaMalloc(ctypes.byref(address), PLANT) == 0
+            planted = time.monotonic_ns()
+        for thread in threads:
+            thread.join()
+    if plants:
+        assert vl.hostcuda.library().cudaFree(address) == 0
+    return planted
+
+
+def of_run(path: Path) -> pl.DataFrame:
+    run = vl.open_run(path)
+    of_device = bill.bill(run.scan("gpu_samples"), run.scan("allocations"))
+    return of_device.filter(pl.col("device") == 0)
+
+
+def test_nothing_is_unexplained_without_a_plant(tmp_path):
+    record(tmp_path / "run", plants=False)
+    found = of_run(tmp_path / "run")
+    assert found.height >= 10
+    assert found["unexplained_bytes"].unique().to_list() == [0]
+    assert found["used_bytes"].max() > 1 << 20
+    assert bill.alarms(found).height == 0
+
+
+def test_exactly_the_plant_is_unexplained_from_the_next_sample_on(tmp_path):
+    planted = record(tmp_path / "run", plants=True)
+    found = of_run(tmp_path / "run")
+    after = found.filter(pl.col("t_ns") > planted)
+    before = found.filter(pl.col("t_ns") < planted - 500_000_000)
+    assert before["unexplained_bytes"].unique().to_list() == [0]
+    assert after.height >= 5
+    assert after["unexplained_bytes"].unique().to_list() == [PLANT]
+    (alarm,) = bill.alarms(found).to_dicts()
+    assert alarm["device"] == 0
