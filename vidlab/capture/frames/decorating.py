@@ -12,7 +12,7 @@ from .refs import find_ref, ref_of
 from .spans import F
 
 
-def decorated(name: str, function: F) -> F:
+def decorated(name: str, function: F, gpu: bool = False) -> F:
     """Return the function with each call, or each step of a generator, recorded as a stage."""
     wrapped: Any
     if inspect.isasyncgenfunction(function):
@@ -24,7 +24,7 @@ def decorated(name: str, function: F) -> F:
             advance, value = inner.asend, None
             while True:
                 try:
-                    with stages.stage(name, frame) as span:
+                    with stages.stage(name, frame, gpu=gpu) as span:
                         item = await advance(value)
                         _take_frame(span, item)
                 except StopAsyncIteration:
@@ -46,7 +46,7 @@ def decorated(name: str, function: F) -> F:
             advance, value = inner.send, None
             while True:
                 try:
-                    with stages.stage(name, frame) as span:
+                    with stages.stage(name, frame, gpu=gpu) as span:
                         item = advance(value)
                         _take_frame(span, item)
                 except StopIteration as end:
@@ -63,7 +63,7 @@ def decorated(name: str, function: F) -> F:
 
         @wraps(function)
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with stages.stage(name, _first_frame(args, kwargs)):
+            with stages.stage(name, _first_frame(args, kwargs), gpu=gpu):
                 return await function(*args, **kwargs)
 
     else:
@@ -72,7 +72,7 @@ def decorated(name: str, function: F) -> F:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if stages.active is None:
                 return function(*args, **kwargs)
-            with stages.stage(name, _first_frame(args, kwargs)):
+            with stages.stage(name, _first_frame(args, kwargs), gpu=gpu):
                 return function(*args, **kwargs)
 
     return wrapped  # type: ignore[no-any-return]

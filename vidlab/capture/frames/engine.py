@@ -44,6 +44,7 @@ class Frames:
         self._clocks: Clocks = clocks
         self._patches: Patches | None = None
         self._pyav: PyAV | None = None
+        self._recorder: SpanRecorder | None = None
 
     def parameters(self) -> dict[str, Any]:
         """Return the keyword arguments that make another one like it."""
@@ -53,7 +54,7 @@ class Frames:
         """Begin to record into this run."""
         patches = Patches()
         recorder = SpanRecorder(writer, self._clocks, self._sampling.rates)
-        self._patches = patches
+        self._patches, self._recorder = patches, recorder
         try:
             stages.activate(patches, recorder)
             self._pyav = PyAV(patches, recorder)
@@ -73,3 +74,6 @@ class Frames:
             patches.restore()
         if pyav is not None:
             pyav.close()
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.close()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import traceback
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Mapping
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from ... import labelsets
 from ...clock import now_ns
@@ -18,6 +20,7 @@ from .sampling import Sampling
 from .spans import (
     ClockedSpan,
     Clocks,
+    GpuSpan,
     Span,
     StageKind,
     TaskSpan,
@@ -27,11 +30,16 @@ from .spans import (
 )
 from .threadstate import Local, ThreadState, Writer
 
+if TYPE_CHECKING:
+    from ..gpu.timing import Timer
+
 _SPANS, _EVENTS = TABLES["spans"].record, TABLES["frame_events"].record
 assert _SPANS is not None
 assert _EVENTS is not None
 _pack_span, _pack_event = _SPANS.struct.pack_into, _EVENTS.struct.pack_into
 _EVENT_SIZE = _EVENTS.size
+
+_making = threading.Lock()
 
 #: How many stages can have a name of their own.
 _MOST_STAGES = 1 << 16
@@ -70,6 +78,8 @@ class SpanRecorder:
         self.local = Local(self)
         self.failures = 0
         self._clocks: Clocks = clocks
+        #: Times stages on the GPU; made when one first asks for it.
+        self.timer: Timer | None = None
         #: Its stages, by name.
         self.kinds: dict[str, StageKind] = {}
 
@@ -88,6 +98,21 @@ class SpanRecorder:
         if kind.reads_clocks:
             return ClockedSpan(kind, ref, state)
         return (TaskSpan if state.loops else Span)(kind, ref, state)
+
+    def gpu_span(self, kind: StageKind, ref: FrameRef | None) -> GpuSpan:
+        """Return a span of this stage that is timed on the GPU too, to be entered."""
+        timer = self.timer
+        if timer is None:
+            from ..gpu.timing import Timer  # most programs do without
+
+            with _making:
+                timer = self.timer = self.timer or Timer(self.writer)
+        return GpuSpan(kind, ref, self.local.state, timer)
+
+    def close(self) -> None:
+        """Write what is still to be written: nothing is recorded any more."""
+        if self.timer is not None:
+            self.timer.stop()
 
     def innermost(self) -> Span | None:
         """Return the innermost open span here."""

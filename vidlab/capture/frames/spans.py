@@ -14,13 +14,16 @@ from asyncio import CancelledError
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ...clock import now_ns
 from ...labelsets import current as labels_here
 from ...schema import CANCELLED, ERROR, OK, SERVICE, TABLES, UNKNOWN
 from .refs import FrameRef
 from .threadstate import ThreadState
+
+if TYPE_CHECKING:
+    from ..gpu.timing import Begun, Timer
 
 _RECORD = TABLES["spans"].record
 assert _RECORD is not None
@@ -289,6 +292,55 @@ class ClockedSpan(TaskSpan):
             self._end(None, error, state, cpu_ns, runqueue_ns)
         except Exception:
             self.state.recorder.failed()
+
+
+class GpuSpan(ClockedSpan):
+    """A span with the time that its work takes on the GPU: `stage(…, gpu=True)`.
+
+    It is never used again for another stage, as the cheap ones are.
+    """
+
+    __slots__ = ("begun", "timer")
+
+    def __init__(
+        self, kind: StageKind, ref: FrameRef | None, state: ThreadState, timer: Timer
+    ) -> None:
+        super().__init__(kind, ref, state)
+        self.timer = timer
+        self.begun: Begun | None = None
+
+    def __call__(self, function: F) -> F:
+        from .decorating import decorated  # which is built on stages, and they on this
+
+        return decorated(self.kind.name, function, gpu=True)
+
+    def __enter__(self) -> Span:
+        if self.t1 == 0:
+            return self
+        state, ref = self.state, self.ref
+        if self.kind.reads_clocks and not (
+            state.loops and sys._getframe(1).f_code.co_flags & _MAY_PAUSE and running_loop()
+        ):
+            ClockedSpan.__enter__(self)
+        else:
+            self.cpu0_ns = self.runqueue0_ns = UNKNOWN
+            TaskSpan.__enter__(self)
+        if ref is None or ref.sampled:
+            self.begun = self.timer.begin()
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, value: object, where: object) -> None:
+        begun, self.begun = self.begun, None
+        timed = None if begun is None else self.timer.end(begun)
+        recorded = self.t1 == 0 and (self.ref is None or self.ref.sampled)
+        ClockedSpan.__exit__(self, error, value, where)
+        if timed is None:
+            return
+        if recorded:
+            state = self.state.recorder.local.state  # that which has written it
+            self.timer.take(state.buffer.span + self.sequence, timed)
+        else:
+            self.timer.drop(timed)
 
 
 def still_open(span: Span | None) -> Span | None:

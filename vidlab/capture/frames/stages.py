@@ -43,7 +43,7 @@ _MOST_SPARES = 4096
 active: SpanRecorder | None = None
 
 
-def stage(name: str, frame: Any = None) -> Span | Idle:
+def stage(name: str, frame: Any = None, *, gpu: bool = False) -> Span | Idle:
     """Record what is inside as a stage: a context manager and a decorator.
 
     Parameters
@@ -54,6 +54,11 @@ def stage(name: str, frame: Any = None) -> Span | Idle:
         The frame that it works on: a frame or packet of PyAV, an image, a `Traced`
         or a `FrameRef`. By default the frame of the stage around it, else the one
         that this thread took last from a queue or decoder.
+    gpu : bool
+        Time it on the GPU too, with CUDA events on CuPy's current stream: the span has a
+        `gpu_duration_ns`, from its start to its end on that stream. The pipeline is not
+        synchronised. Enter the stream first, then the stage. On hostcuda, and while the
+        stream captures a graph, nothing is timed.
 
     Notes
     -----
@@ -77,9 +82,11 @@ def stage(name: str, frame: Any = None) -> Span | Idle:
     recorder = active
     if recorder is None:
         try:
-            return _idle[name]
+            return (_gpu_idle if gpu else _idle)[name]
         except KeyError:
-            return _new_idle(name)
+            return _new_idle(name, gpu)
+    if gpu:
+        return _new_gpu_span(recorder, name, frame)
     try:
         span = recorder.local.state.spares[name]
         if getrefcount(span) <= _SPARE_REFERENCES:
@@ -92,6 +99,15 @@ def stage(name: str, frame: Any = None) -> Span | Idle:
     except Exception:
         recorder.failed()
         return _idle.get(name) or _new_idle(name)
+
+
+def _new_gpu_span(recorder: SpanRecorder, name: str, frame: Any) -> Span | Idle:
+    try:
+        ref = frame if type(frame) is FrameRef else _ref_for(recorder, frame)
+        return recorder.gpu_span(recorder.kind(name), ref)
+    except Exception:
+        recorder.failed()
+        return _gpu_idle.get(name) or _new_idle(name, gpu=True)
 
 
 def _new_span(recorder: SpanRecorder, name: str, ref: FrameRef | None) -> Span:
@@ -151,22 +167,23 @@ class Idle:
     programs that make a stage once and enter it often.
     """
 
-    __slots__ = ("name",)
+    __slots__ = ("gpu", "name")
 
     __enter__: Callable[..., Any] = [].clear
     __exit__: Callable[..., Any] = memoryview(b"").__exit__
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, gpu: bool = False) -> None:
         self.name = name
+        self.gpu = gpu
 
     def __call__(self, function: F) -> F:
         from .decorating import decorated  # which is built on this
 
-        return decorated(self.name, function)
+        return decorated(self.name, function, self.gpu)
 
 
 def _enter(idle: Idle) -> None:
-    opened = stage(idle.name)
+    opened = stage(idle.name, gpu=idle.gpu)
     if isinstance(opened, Span):
         opened.__enter__()
 
@@ -180,12 +197,14 @@ def _exit(idle: Idle, error: type[BaseException] | None, value: object, where: o
 
 #: One for each name, as long as a program does not make names up.
 _idle: dict[str, Idle] = {}
+_gpu_idle: dict[str, Idle] = {}
 _MOST_IDLE = 4096
 
 
-def _new_idle(name: str) -> Idle:
-    idle = Idle(name)
-    return idle if len(_idle) >= _MOST_IDLE else _idle.setdefault(name, idle)
+def _new_idle(name: str, gpu: bool = False) -> Idle:
+    idle = Idle(name, gpu)
+    known = _gpu_idle if gpu else _idle
+    return idle if len(known) >= _MOST_IDLE else known.setdefault(name, idle)
 
 
 def activate(patches: Patches, recorder: SpanRecorder) -> None:
