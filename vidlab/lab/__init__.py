@@ -1,1 +1,5 @@
-"""Experiments: demo pipelines with planted faults, and synthetic runs of any size."""
+"""Experiments: demo pipelines with planted faults, fault sweeps, and synthetic runs of any size."""
+
+from . import faults
+
+__all__ = ["faults"]
