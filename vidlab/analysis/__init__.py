@@ -13,6 +13,12 @@ returns them, and know nothing of runs, files or charts:
 * `pauses`: which frames did the garbage collector hold up?
 * `silences`: when did a whole process stand still, and why?
 * `holdups`: what held a full queue up, a slow stage or one that was away?
+* `memory`: how much GPU memory is in use, when, and by whom?
+* `livesets`: what is alive at a moment, and what lived on until another?
+* `leaks`: which site leaks?
+* `fragmentation`: how is the pools' free memory cut up?
+* `bill`: does what a device says it uses add up?
+* `flame`: where do memory and GPU time go, by device, labels and stack?
 
 Moments are columns `t_…ns`, durations other columns `…_ns`: Int64 nanoseconds.
 """
@@ -25,10 +31,16 @@ except ImportError as error:
     raise missing_extra("polars", "workbench") from error
 
 from . import (
+    bill,
     closure,
+    flame,
+    fragmentation,
     holdups,
     latency,
+    leaks,
+    livesets,
     losses,
+    memory,
     pauses,
     queues,
     silences,
@@ -38,10 +50,16 @@ from . import (
 )
 
 __all__ = [
+    "bill",
     "closure",
+    "flame",
+    "fragmentation",
     "holdups",
     "latency",
+    "leaks",
+    "livesets",
     "losses",
+    "memory",
     "pauses",
     "queues",
     "silences",
