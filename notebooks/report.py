@@ -37,6 +37,7 @@ from vidlab.analysis import (
     throughput,
 )
 from vidlab.workbench import renderer, tables
+from vidlab.workbench.memory_section import MemorySection
 from vidlab.workbench.slices import Slice
 from vidlab.workbench.verdict import verdict
 
@@ -162,6 +163,40 @@ vl.charts.stutter.freezes(freezes, start_ns=part.start_ns, lost=part.lost("frame
 
 # %%
 vl.charts.startup.first_frames(startup.first_frames(frames, streams), lost=part.lost("frames"))
+
+# %% [markdown]
+# ## What holds the GPU memory?
+
+# %%
+memory = MemorySection(part)
+memory.headline()
+
+# %%
+memory.leaks()
+
+# %%
+memory.growth()
+
+# %%
+memory.bill()
+
+# %%
+memory.in_use()
+
+# %%
+memory.lived_on()
+
+# %%
+memory.flame()
+
+# %%
+memory.flame("gpu_time")
+
+# %%
+memory.fragmentation()
+
+# %%
+memory.timeline()
 
 # %% [markdown]
 # ## Exact percentiles

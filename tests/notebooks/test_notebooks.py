@@ -39,7 +39,9 @@ def text_of(executed: nbformat.NotebookNode) -> str:
 
 def test_all_notebooks_are_pairs() -> None:
     assert {path.stem for path in PAIRS} == {path.stem for path in FOLDER.glob("*.ipynb")}
-    assert {"01_quickstart", "02_frame_latency", "report"} <= {path.stem for path in PAIRS}
+    assert {"01_quickstart", "02_frame_latency", "03_gpu_memory", "report"} <= {
+        path.stem for path in PAIRS
+    }
 
 
 @every_notebook
@@ -105,3 +107,26 @@ def test_quickstart_records_and_answers(tmp_path: Path) -> None:
     executed = notebooks.execute(FOLDER / "01_quickstart.ipynb", {"run": str(tmp_path / "run")})
     assert "motion" in text_of(executed)
     assert (tmp_path / "run" / "manifest.json").exists()
+
+
+@pytest.mark.needs("hostcuda")
+def test_gpu_memory_names_the_leak_and_its_holder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    executed = notebooks.execute(FOLDER / "03_gpu_memory.ipynb", {"run": str(run)})
+    assert (run / "manifest.json").exists()
+    assert text_of(executed).count("vidlab-chart") >= 10
+    shown = [output.data.get("text/html", "") for output in outputs_of(executed)]
+    [headline] = [text for text in shown if "were in use at once" in text]
+    assert "1 allocation site leaks: Stream.prepare" in headline
+    assert "(cam-2, hevc)" in headline
+    assert "Stream._suspects" in headline
+    [holders] = [text for text in shown if "What holds the blocks" in text]
+    assert "Stream._background" in holders
+    assert "hevc" in holders
+
+
+def test_the_report_of_a_run_without_allocations_says_so_in_a_line(run_path: Path) -> None:
+    executed = notebooks.execute(FOLDER / "report.ipynb", {"run": str(run_path)})
+    shown = [output.data.get("text/html", "") for output in outputs_of(executed)]
+    assert sum("No GPU memory was recorded" in text for text in shown) == 1
+    assert "What holds the memory that is in use" not in text_of(executed)

@@ -12,17 +12,42 @@ try:
 except ImportError as error:
     raise missing_extra("altair", "workbench") from error
 
-from . import closure, cube, latency, losses, pauses, queues, startup, stutter, theme, throughput
+from . import (
+    bill,
+    closure,
+    cube,
+    flame,
+    fragmentation,
+    latency,
+    leaks,
+    livesets,
+    losses,
+    memory,
+    pauses,
+    queues,
+    startup,
+    stutter,
+    theme,
+    throughput,
+    timeline,
+)
 
 __all__ = [
+    "bill",
     "closure",
     "cube",
+    "flame",
+    "fragmentation",
     "latency",
+    "leaks",
+    "livesets",
     "losses",
+    "memory",
     "pauses",
     "queues",
     "startup",
     "stutter",
     "theme",
     "throughput",
+    "timeline",
 ]

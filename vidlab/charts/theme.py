@@ -61,6 +61,30 @@ FATES = {
     "unfinished": "#C9CCD1",
 }
 
+#: What the GPU's memory is used for, as the bill stacks it from the ground up. Blues are the
+#: pool's, greys nobody's fault; what nothing explains is a red that stands out from all of them,
+#: by its brightness too.
+MEMORY = {
+    "pool in use": "#004488",
+    "pool cached": "#7FB8D8",
+    "other driver": "#DDAA33",
+    "context and modules": "#9AA0AB",
+    "other processes": "#D5D8DC",
+    "unexplained": "#E8213B",
+}
+
+#: What is said of an allocation site, from bad to good.
+VERDICTS = {
+    "leaking": "#CC3311",
+    "growing": "#DDAA33",
+    "steady": "#4A8FBF",
+    "not enough data": "#8A8F98",
+}
+
+#: What has no colour of its own: streams, stages, threads. The rest of them shares a grey.
+_SERIES = ("#332288", "#44AA99", "#AA4499", "#DDCC77", "#117733", "#CC6677", "#88CCEE", "#999933")
+REST = "the rest"
+
 
 def codec_colour(codec: str | None) -> str:
     """Return the colour of this codec, the same in every run and on every machine."""
@@ -72,6 +96,15 @@ def codec_scale(codecs: Iterable[str | None]) -> alt.Scale:
     """Return the colour scale for these codecs, sorted by name."""
     names = sorted({codec or NO_CODEC for codec in codecs})
     return alt.Scale(domain=names, range=[codec_colour(name) for name in names])
+
+
+def series_scale(names: Sequence[str]) -> alt.Scale:
+    """Return the colour scale for up to eight names, in their order; `REST` is grey."""
+    own = [name for name in names if name != REST]
+    colours = {name: _SERIES[number % len(_SERIES)] for number, name in enumerate(own)}
+    return alt.Scale(
+        domain=list(names), range=[colours.get(name, _CODECS[NO_CODEC]) for name in names]
+    )
 
 
 def scale_of(colours: dict[str, str], present: Iterable[str | None]) -> alt.Scale:
