@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 
 import pytest
 
+from vidlab.capture.gpu import hostcuda
+from vidlab.errors import VidlabError
+
+
+def _hostcuda() -> bool:
+    """Whether CuPy works here on host memory. Installed once, before anybody imports CuPy."""
+    with contextlib.suppress(VidlabError):
+        hostcuda.install(devices=2)
+    return hostcuda.installed()
+
+
+def _gpu() -> bool:
+    """Whether a real GPU works."""
+    import cupy
+
+    return bool(cupy.cuda.is_available()) and not hostcuda.installed()
+
+
 #: Abilities that a test may lack on a user's machine: how to see whether they are here.
 ABILITIES = {
     "browser": lambda: shutil.which("chromium") or shutil.which("chromium-browser"),
     "ffmpeg": lambda: shutil.which("ffmpeg"),
+    "hostcuda": _hostcuda,
 }
 
 
@@ -18,7 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(ability): skipped where it is missing")
 
 
+def pytest_sessionstart() -> None:
+    _hostcuda()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not _gpu():
+        pytest.skip("no real GPU works here")
     for marker in item.iter_markers("needs"):
         (ability,) = marker.args
         if ABILITIES[ability]():

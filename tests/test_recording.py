@@ -137,10 +137,10 @@ def test_what_engines_record_is_in_the_run(tmp_path: Path) -> None:
     assert verify(tmp_path / "run") == []
 
 
-def test_the_default_engines_are_frames_and_runtime(tmp_path: Path) -> None:
+def test_by_default_all_engines_record(tmp_path: Path) -> None:
     with record(tmp_path / "run"):
         names = [engine.name for engine in Manifest.read(tmp_path / "run").engines]
-    assert names == ["frames", "runtime"]
+    assert names == ["frames", "gpu_memory", "gpu_sampler", "runtime"]
 
 
 def test_two_recordings_one_after_another(tmp_path: Path) -> None:

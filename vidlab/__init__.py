@@ -1,4 +1,4 @@
-"""Record a video pipeline, then see why a frame was late.
+"""Record a video pipeline, then see why a frame was late and what holds the GPU memory.
 
     import vidlab as vl
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import analysis, charts
+    from . import analysis, charts, lab
     from .capture.frames.engine import Frames
     from .capture.frames.ffmpeg import run_ffmpeg
     from .capture.frames.refs import Traced
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from .capture.frames.stages import stage
     from .capture.frames.traced_queue import TracedAsyncQueue, TracedProcessQueue, TracedQueue
     from .capture.frames.video import open_output, open_video
+    from .capture.gpu import hostcuda
+    from .capture.gpu.engine import GpuMemory
+    from .capture.gpu.holders import holders
+    from .capture.gpu.sampler import GpuSampler
+    from .capture.gpu.scope import gpu_scope
     from .capture.runtime.engine import Runtime
     from .errors import VidlabError
     from .labelsets import labels
@@ -45,6 +50,8 @@ if TYPE_CHECKING:
 #: Where each name comes from: "module:attribute", or a whole "module".
 _SOURCES = {
     "Frames": "capture.frames.engine:Frames",
+    "GpuMemory": "capture.gpu.engine:GpuMemory",
+    "GpuSampler": "capture.gpu.sampler:GpuSampler",
     "Run": "runs.run:Run",
     "Runtime": "capture.runtime.engine:Runtime",
     "Traced": "capture.frames.refs:Traced",
@@ -56,6 +63,10 @@ _SOURCES = {
     "charts": "charts",
     "compact": "runs.compaction:compact",
     "deliver": "capture.frames.sinks:deliver",
+    "gpu_scope": "capture.gpu.scope:gpu_scope",
+    "holders": "capture.gpu.holders:holders",
+    "hostcuda": "capture.gpu.hostcuda",
+    "lab": "lab",
     "labels": "labelsets:labels",
     "open_output": "capture.frames.video:open_output",
     "open_run": "runs.run:open_run",
@@ -80,12 +91,18 @@ __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "TracedAsyncQueue",
     "TracedProcessQueue",
     "run_ffmpeg",
+    "gpu_scope",
+    "holders",
+    "hostcuda",
     "Frames",
+    "GpuMemory",
+    "GpuSampler",
     "Runtime",
     "open_run",
     "Run",
     "analysis",
     "charts",
+    "lab",
     "write_report",
     "compact",
     "recover",
@@ -110,8 +127,9 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# A process that a recording one has started takes part in its run.
-if os.environ.get("VIDLAB_RUN"):
+# A process that a recording one has started takes part in its run, and has its CuPy on host
+# memory if that one has.
+if os.environ.get("VIDLAB_RUN") or os.environ.get("VIDLAB_HOSTCUDA"):
     from .capture.joining import join as _join
 
     _join()

@@ -17,14 +17,15 @@ from pathlib import Path
 import vidlab
 
 from .errors import InputError, VidlabError, missing_extra
+from .workbench import arguments
 
 #: The exit code for anything that vidlab itself reports as wrong, as of argparse.
 WRONG = 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(argv)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         return verb(options)
@@ -68,6 +69,7 @@ def _record(options: argparse.Namespace) -> int:
         max_bytes=options.max_bytes,
         keep_seconds=options.keep_seconds,
         overwrite=options.overwrite,
+        hostcuda=options.hostcuda,
     )
     # The program's stderr is its own, unless somebody sits there, or there is nothing to lose.
     if options.verbose or sys.stderr.isatty() or not recorded.took_part:
@@ -99,6 +101,14 @@ def _demo(options: argparse.Namespace) -> int:
     )
     print(json.dumps(result.facts(), indent=2) if options.json else result)
     return 0
+
+
+def _leaks(options: argparse.Namespace) -> int:
+    from .workbench.leaks import leak_report
+
+    report = leak_report(vidlab.open_run(options.run), fail_on=options.fail_on, by=options.by)
+    print(json.dumps(report.facts(), indent=2) if options.json else report)
+    return int(report.failed)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -178,7 +188,8 @@ def _described(run: vidlab.Run) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vidlab",
-        description="Record a video pipeline, then see why a frame was late.",
+        description="Record a video pipeline, then see why a frame was late and what holds the "
+        "GPU memory.",
     )
     parser.add_argument("--version", action="version", version=f"vidlab {vidlab.__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
@@ -201,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         verb(
             "record",
             _record,
-            "run an unmodified PyAV or OpenCV program and record it",
+            "run an unmodified PyAV, OpenCV or CuPy program and record it",
             """
             vidlab record transcode.py in.mp4 out.mp4
             vidlab record -o runs/night --max-bytes 2G --label site=north -m service --port 8080
@@ -224,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--stream-id", metavar="ID", help="this stream only")
     report.add_argument("--codec", help="this codec only")
     report.add_argument("--gpu", type=int, metavar="INDEX", help="this GPU only")
-    _add_deadline(report)
+    arguments.add_deadline(report)
 
     demo = verb(
         "demo",
@@ -253,6 +264,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(demo)
 
+    leaks = verb(
+        "leaks",
+        _leaks,
+        "which allocation sites leak GPU memory, how fast, and what holds it",
+        """
+        vidlab leaks runs/demo
+        vidlab leaks runs/soak --by codec --fail-on leaking
+        """,
+    )
+    _add_run(leaks)
+    leaks.add_argument(
+        "--fail-on",
+        choices=("leaking", "growing"),
+        help="exit code 1 if a site is; growing includes leaking",
+    )
+    leaks.add_argument(
+        "--by",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        default=("stream_id", "codec"),
+        metavar="LABEL,…",
+        help="the labels by which sites are told apart (stream_id,codec)",
+    )
+    _add_json(leaks)
+
     doctor = verb(
         "doctor",
         _doctor,
@@ -274,36 +309,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_record(record: argparse.ArgumentParser) -> None:
     record.usage = "vidlab record [options] SCRIPT | -m MODULE | COMMAND  [argument ...]"
-    record.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="RUN",
-        help="the run's folder (runs/NAME-TIME)",
-    )
-    record.add_argument("--overwrite", action="store_true", help="replace a run that is there")
-    record.add_argument(
-        "--label",
-        type=_pair,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="put a label on all of it; may be given again",
-    )
-    record.add_argument(
-        "--sampling",
-        type=_rates,
-        default={},
-        metavar="OPERATION=SHARE,…",
-        help="record this share of the frames of an operation: playback=0.01",
-    )
-    _add_deadline(record)
-    record.add_argument(
-        "--max-bytes", type=_size, metavar="SIZE", help="keep the newest of this size: 500M, 2G"
-    )
-    record.add_argument(
-        "--keep-seconds", type=float, metavar="S", help="keep the newest seconds only"
-    )
+    arguments.add_recording(record)
     record.add_argument(
         "-v",
         "--verbose",
@@ -326,47 +332,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for machines")
-
-
-def _add_deadline(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--deadline-ms",
-        type=float,
-        metavar="MS",
-        help="a frame is late beyond this (three frame intervals)",
-    )
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (equals and key.isidentifier() and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form key=value")
-    return key, value
-
-
-def _rates(text: str) -> dict[str, float]:
-    try:
-        rates = {name: float(share) for name, share in map(_pair, text.split(","))}
-    except ValueError:
-        rates = {"": 0.0}
-    if not all(0 < share <= 1 for share in rates.values()):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not of the form operation=share with shares above 0 and at most 1"
-        )
-    return rates
-
-
-def _size(text: str) -> int:
-    units = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-    number = text.upper().rstrip("B").rstrip("I")
-    unit = number[-1:] if number[-1:].isalpha() else ""
-    try:
-        size = int(float(number.removesuffix(unit)) * (1 << units[unit]))
-    except (KeyError, ValueError):
-        size = 0
-    if size <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500M or 2G")
-    return size
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ VARIABLE = "VIDLAB_RUN"
 #: Where the engines are, by the names that they have in a manifest.
 ENGINES = {
     "frames": "capture.frames.engine:Frames",
+    "gpu_memory": "capture.gpu.engine:GpuMemory",
+    "gpu_sampler": "capture.gpu.sampler:GpuSampler",
     "runtime": "capture.runtime.engine:Runtime",
 }
 
@@ -75,7 +77,8 @@ def record(
     path : path
         The run's directory, new or empty.
     engines : sequence of Engine, optional
-        What to record with; by default `Frames()` and `Runtime()`.
+        What to record with; by default all there are: `Frames()`, `GpuMemory()`,
+        `GpuSampler()` and `Runtime()`.
     derive : Mapping[str, callable], optional
         Further labels: each a function of a label set's values, a dict, that returns
         text, or None for no label.
@@ -103,6 +106,37 @@ def record(
     >>> with record("runs/first", derive={"site": lambda labels: labels["stream_id"][:3]}):
     ...     transcode("in.mp4", "out.mp4")                           # doctest: +SKIP
     """
+    chosen = [_engine(name)() for name in ENGINES] if engines is None else list(engines)
+    return _begin(path, chosen, chosen, derive, max_bytes, keep_seconds, parameters, overwrite)
+
+
+def record_children(
+    path: str | os.PathLike[str],
+    *,
+    engines: Sequence[Engine],
+    max_bytes: int | None = None,
+    keep_seconds: float | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Recording:
+    """Record what the processes do that this one starts, and nothing of this one itself.
+
+    Parameters and errors are those of `record`.
+    """
+    return _begin(path, engines, (), None, max_bytes, keep_seconds, parameters, overwrite)
+
+
+def _begin(
+    path: str | os.PathLike[str],
+    engines: Sequence[Engine],
+    here: Sequence[Engine],
+    derive: Derive | None,
+    max_bytes: int | None,
+    keep_seconds: float | None,
+    parameters: Mapping[str, Any] | None,
+    overwrite: bool,
+) -> Recording:
+    """Begin a run with these engines, of which `here` are started in this process."""
     global _active
     if _active is not None or not _starting.acquire(blocking=False):
         where = "another path" if _active is None else _active.path
@@ -112,8 +146,7 @@ def record(
         )
     try:
         run = Path(path).absolute()
-        chosen = [_engine(name)() for name in ENGINES] if engines is None else list(engines)
-        facts = tuple(EngineFacts(engine.name, engine.parameters()) for engine in chosen)
+        facts = tuple(EngineFacts(engine.name, engine.parameters()) for engine in engines)
         manifest = first_manifest(run, facts, derive, max_bytes, keep_seconds, parameters)
         make_room(run, overwrite)
         try:
@@ -122,7 +155,7 @@ def record(
             except OSError as error:
                 raise RecordingError(unwritable(run, error)) from error
             writer = RunWriter(run, max_bytes=max_bytes, keep_seconds=keep_seconds, derive=derive)
-            recording = Recording(writer, chosen, manifest)
+            recording = Recording(writer, here, manifest)
             recording._start()
         except BaseException:
             shutil.rmtree(run, ignore_errors=True)

@@ -9,13 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..capture.engine import Engine
 from ..capture.frames.engine import Frames
+from ..capture.gpu.engine import GpuMemory
+from ..capture.gpu.sampler import GpuSampler
 from ..capture.runtime.engine import Runtime
+from ..errors import VidlabError
 from ..progress import progress
 from ..recording import record
 from ..runs.run import open_run
 from ..workbench.report import write_report
-from . import faults
+from . import faults, uploads
 from .clips import CLIPS, Clip, make_clips
 from .diagnosis import diagnose, matched
 from .faults import Fault, Saboteur
@@ -56,6 +60,14 @@ def planted(seconds: float) -> list[Fault]:
         ),
         Fault(faults.GC_STALL, begins_s=0.5 * seconds, ends_s=0.5 * seconds + 0.3),
         Fault(faults.GIL_HOG, begins_s=0.7 * seconds, ends_s=0.7 * seconds + 1.0),
+    ]
+
+
+def planted_leaks() -> list[Fault]:
+    """Return the demo's leaks of GPU memory: each codec's path has one, with its own holder."""
+    return [
+        Fault(faults.LEAK, codec=codec, holder=holder)
+        for codec, holder in zip(("h264", "hevc", "av1", "vp9"), uploads.MEMORIES, strict=True)
     ]
 
 
@@ -129,26 +141,44 @@ def run_demo(
     """
     sources = _own(inputs, seconds) if inputs else _made(seconds)
     longest = max(float(source.frame_count / source.rate) for source in sources)
+    device, why_not = _device()
+    engines: list[Engine] = [Frames(), Runtime()]
     faults_here = [] if inputs else planted(longest)
+    if device:
+        engines += [GpuMemory(), GpuSampler()]
+        faults_here += [] if inputs else planted_leaks()
     parameters: dict[str, Any] = {} if inputs else {"deadline_ms": DEADLINE_MS}
+    if device:
+        parameters["device"] = device
     parameters["planted"] = [fault.facts() for fault in faults_here]
     frames = sum(source.frame_count for source in sources)
     saboteur = Saboteur(faults_here)
     with (
         tempfile.TemporaryDirectory(prefix="vidlab-") as folder,
-        record(output, engines=[Frames(), Runtime()], parameters=parameters, overwrite=True),
+        record(output, engines=engines, parameters=parameters, overwrite=True),
         progress("recording", frames, "frame") as advance,
     ):
-        run_pipeline(sources, Path(folder), saboteur, advance)
+        streams = run_pipeline(sources, Path(folder), saboteur, advance, on_gpu=bool(device))
+    del streams  # until the recording's end they hold what they have not given back
     run = open_run(output)
     causes = diagnose(run)
+    lines = summary(run, causes)
+    lines.append(f"GPU memory is that of: {device}" if device else why_not)
     return Demo(
         run.path,
         write_report(output, report),
-        summary(run, causes),
+        lines,
         faults_here,
         matched(faults_here, causes, saboteur.t_start_ns),
     )
+
+
+def _device() -> tuple[str | None, str]:
+    """Return the name of the device that CuPy works on, or why it has none."""
+    try:
+        return uploads.device(), ""
+    except VidlabError as error:
+        return None, f"GPU memory was left out: {error}"
 
 
 def _made(seconds: float | None) -> list[Source]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
-from ..analysis import holdups, latency, losses, pauses, silences
+from ..analysis import holdups, latency, leaks, losses, pauses, silences
 from ..runs.run import Run
 from . import faults
 from .faults import Fault
@@ -53,6 +54,8 @@ class Cause:
         What it struck; None: all.
     t_ns, end_ns : int or None
         When, if not all the time.
+    holder : str or None
+        The kind of what holds leaked memory, as the table `holders` names it.
     """
 
     kind: str
@@ -62,6 +65,7 @@ class Cause:
     stage: str | None = None
     t_ns: int | None = None
     end_ns: int | None = None
+    holder: str | None = None
 
 
 def diagnose(run: Run) -> list[Cause]:
@@ -74,6 +78,7 @@ def diagnose(run: Run) -> list[Cause]:
         *_standstills(standstills),
         *_long_pauses(run),
         *_corruption(run),
+        *_leaks(run),
     ]
 
 
@@ -166,6 +171,25 @@ def _corruption(run: Run) -> Iterator[Cause]:
         )
 
 
+def _leaks(run: Run) -> Iterator[Cause]:
+    if "allocations" not in run.tables():
+        return
+    allocations, frames, stacks, holders = (
+        run.scan(name) for name in ("allocations", "frames", "stacks", "holders")
+    )
+    found = leaks.verdicts(allocations, frames, stacks, holders, by=["codec"])
+    for row in found.filter(pl.col("verdict") == leaks.LEAKING).iter_rows(named=True):
+        function, _, line = row["site"].rpartition(" ")
+        yield Cause(
+            faults.LEAK,
+            f"GPU memory leaks for {row['codec'] or 'no codec'}: "
+            f"{row['bytes_per_1000_frames'] / 1e6:,.0f} MB per 1,000 frames, taken by {function} "
+            f"({Path(line).name}), held by {row['holder'] or 'nothing that was seen'}",
+            codec=row["codec"],
+            holder=row["holder_kind"],
+        )
+
+
 def matched(planted: Iterable[Fault], causes: Iterable[Cause], t_start_ns: int) -> list[Fault]:
     """Return those of the planted faults that a cause names: kind, subject and time are right.
 
@@ -185,7 +209,7 @@ def _names(cause: Cause, fault: Fault, t_start_ns: int) -> bool:
         return False
     if (cause.stream_id, cause.codec) != (fault.stream_id, fault.codec):
         return False
-    if cause.stage != fault.stage:
+    if (cause.stage, cause.holder) != (fault.stage, fault.holder):
         return False
     if cause.t_ns is None or cause.end_ns is None:
         return True

@@ -2,7 +2,8 @@
 
 A fault is described by a `Fault`, which goes into the run's manifest as the ground
 truth. `Saboteur` carries the faults out. The pipeline asks it before a stage takes
-its next frame and while a stage works; what corrupts packets is in the clip itself.
+its next frame and while a stage works; what corrupts packets is in the clip itself, what
+leaks in `uploads`. Allocations of GPU memory fail by `fail_allocation` and `sweep`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
+from ..capture.gpu.faults import fail_allocation
 from ..clock import now_ns
+from .sweeps import Sweep, Trial, sweep
+
+__all__ = ["Fault", "Saboteur", "Sweep", "Trial", "fail_allocation", "sweep"]
 
 #: The kinds of faults.
 QUEUE_BACKS_UP = "queue_backs_up"  # a stage stops taking frames from its queue
@@ -22,6 +27,7 @@ GIL_HOG = "gil_hog"  # a thread computes without letting other Python threads ru
 GC_STALL = "gc_stall"  # the garbage collector goes through a large heap
 CORRUPT_PACKETS = "corrupt_packets"  # packets arrive damaged
 SLOW_STAGE = "slow_stage"  # a stage takes long, for one codec
+LEAK = "leak"  # GPU memory is never given back, for one codec
 
 #: How long a stage with `QUEUE_BACKS_UP` stays away before each frame.
 AWAY_S = 0.15
@@ -48,6 +54,8 @@ class Fault:
         What it strikes; None: all.
     begins_s, ends_s : float
         When, in seconds after the pipeline's start; without an end: to the pipeline's.
+    holder : str or None
+        What holds the memory of a leak: container, closure, queue or context variable.
     """
 
     kind: str
@@ -56,6 +64,7 @@ class Fault:
     stage: str | None = None
     begins_s: float = 0.0
     ends_s: float | None = None
+    holder: str | None = None
 
     def facts(self) -> dict[str, str | float]:
         """Return what is known of it as JSON values."""
@@ -83,6 +92,11 @@ class Saboteur:
         """Called when a stage is about to take its next frame: keeps it away for a while."""
         if self._strikes(QUEUE_BACKS_UP, stage, stream_id=stream_id):
             time.sleep(AWAY_S)
+
+    def leak(self, codec: str) -> str | None:
+        """Return what holds the memory that this codec's path leaks; None if it does not."""
+        leaks = (fault for fault in self._faults if fault.kind == LEAK and fault.codec == codec)
+        return next((fault.holder for fault in leaks), None)
 
     def at_work(self, stage: str, codec: str) -> None:
         """Called while a stage works on a frame: makes it wait, as for a slow service."""

@@ -24,6 +24,7 @@ from ..errors import InputError, missing_extra
 from ..labelsets import normalise_codec
 from ..progress import Advance
 from .faults import Saboteur
+from .uploads import Uploads
 
 #: Frames that wait between two steps at most.
 QUEUE_SIZE = 8
@@ -72,11 +73,17 @@ def probe(path: Path, stream_id: str, seconds: float | None = None) -> Source:
 
 
 def run_pipeline(
-    sources: Sequence[Source], folder: Path, saboteur: Saboteur, advance: Advance
-) -> None:
+    sources: Sequence[Source],
+    folder: Path,
+    saboteur: Saboteur,
+    advance: Advance,
+    on_gpu: bool = False,
+) -> list[Stream]:
     """Process all sources at once, each into a file of `folder`, until they end.
 
-    As cameras are, they are out of phase: their frames come one after the other.
+    As cameras are, they are out of phase: their frames come one after the other. With
+    `on_gpu` each picture is copied to the GPU by CuPy. Returned are the streams, with what
+    they still hold.
     """
     streams = [
         Stream(
@@ -85,6 +92,7 @@ def run_pipeline(
             saboteur,
             advance,
             float(number / len(sources) / source.rate),
+            on_gpu,
         )
         for number, source in enumerate(sources)
     ]
@@ -96,6 +104,7 @@ def run_pipeline(
             thread.join()
     for failure in (failure for stream in streams for failure in stream.failures):
         raise failure
+    return streams
 
 
 class Stream:
@@ -108,12 +117,14 @@ class Stream:
         saboteur: Saboteur,
         advance: Advance,
         delay_s: float,
+        on_gpu: bool = False,
     ) -> None:
         self._source = source
         self._delay_s = delay_s
         self._target = target
         self._saboteur = saboteur
         self._advance = advance
+        self._uploads = Uploads(saboteur.leak(source.codec)) if on_gpu else None
         self.failures: list[Exception] = []
 
     def run(self) -> None:
@@ -189,6 +200,9 @@ class Stream:
             with stage("filter", frame):
                 image = cv2.GaussianBlur(frame.to_ndarray(format="bgr24"), (5, 5), 0)
                 self._saboteur.at_work("filter", self._source.codec)
+            if self._uploads is not None:
+                with stage("upload", frame):
+                    self._uploads.upload(image)
             yield frame, image
 
     def _examined(self, filtered: TracedQueue[Any]) -> Iterator[Any]:

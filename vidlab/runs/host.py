@@ -9,7 +9,10 @@ import platform
 from typing import Any
 
 #: Packages whose versions bear on what a recording shows.
-_PACKAGES = ("vidlab", "numpy", "pyarrow", "av", "opencv-python-headless", "opencv-python")
+_PACKAGES = (
+    *("vidlab", "numpy", "pyarrow", "av", "opencv-python-headless", "opencv-python"),
+    *("cupy-cuda12x", "cupy-cuda13x", "cupy", "nvidia-ml-py"),
+)
 
 
 def host() -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 The encodings are chosen for size at rest, and are ones that polars, DuckDB and
 pyarrow read. Times grow in small steps (delta); durations and span ids
-share their high bytes but not the low ones (byte stream split, then zstd); text is
-a dictionary. As the rows are sorted by stream, its labels cost next to nothing.
+share their high bytes but not the low ones (byte stream split, then zstd); text, and
+numbers that come again and again such as addresses and sizes, are a dictionary. As the
+rows are sorted by stream, its labels cost next to nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ SCHEMA_KEY = b"vidlab.schema"
 #: reads little else.
 ROW_GROUP_ROWS = 1 << 19
 
-_DELTA = ("t_ns", "frame", "seq", "pts", "dts", "t_demux_ns", "t_decoded_ns", "t_done_ns")
+_DELTA = (
+    *("t_ns", "frame", "seq", "pts", "dts", "t_demux_ns", "t_decoded_ns", "t_done_ns"),
+    "generation",
+)
+_RECURRING = ("address", "size_bytes", "size_asked_bytes", "context", "cuda_stream")
 
 
 class TableFile:
@@ -53,7 +58,11 @@ class TableFile:
         self._path = path
         self.rows = 0
         texts = [f.name for f in schema if pa.types.is_dictionary(f.type)]
-        small = [f.name for f in schema if f.type in (pa.uint32(), pa.int32(), pa.int16())]
+        small = [
+            field.name
+            for field in schema
+            if field.name in _RECURRING or field.type in (pa.uint32(), pa.int32(), pa.int16())
+        ]
         known = {SCHEMA_KEY: RUN_SCHEMA.encode(), **_encoded(metadata or {})}
         self._schema = schema.with_metadata(known)
         self._waiting = self._schema.empty_table()
@@ -108,7 +117,7 @@ def _encodings(schema: pa.Schema) -> dict[str, str]:
     for field in schema:
         if field.name in _DELTA:
             encodings[field.name] = "DELTA_BINARY_PACKED"
-        elif field.type in (pa.int64(), pa.uint64(), pa.float64()):
+        elif field.name not in _RECURRING and field.type in (pa.int64(), pa.uint64(), pa.float64()):
             encodings[field.name] = "BYTE_STREAM_SPLIT"
     return encodings
 

@@ -7,11 +7,15 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from ..capture.gpu import native
+from ..capture.gpu.hostcuda.installing import working_gpu
 
 #: The distributions that each extra brings, by the module that is imported of it.
 EXTRAS = {
@@ -69,7 +73,7 @@ def examine(folder: str | os.PathLike[str] = ".") -> list[Finding]:
         Where runs are to be written: its free disk space is looked at.
     """
     findings: list[Finding] = []
-    for examination in (_python, _extras, _codecs, _programs, _kernel):
+    for examination in (_python, _extras, _codecs, _programs, _gpu, _kernel):
         findings += examination()
     findings.append(_disk(Path(folder)))
     return findings
@@ -144,6 +148,74 @@ def _programs() -> Iterator[Finding]:
             found or f"missing: {commands[0]}",
             "" if found else f"sudo apt install {package}",
         )
+
+
+def _gpu() -> Iterator[Finding]:
+    compiler, gpu = _compiler(), working_gpu()
+    yield compiler
+    yield Finding(
+        "a GPU for CuPy",
+        gpu is not None,
+        gpu or "the CUDA driver offers none",
+        ""
+        if gpu
+        else "install NVIDIA's driver (a container needs --gpus all); or, to try it in host "
+        "memory: vidlab record --hostcuda, vl.hostcuda.install()",
+    )
+    yield _nvml()
+    yield _host_memory(compiler)
+
+
+def _compiler() -> Finding:
+    """Whether our C can be built: host memory, and the driver level of GPU memory, are C."""
+    what, found = "a C compiler", native.compiler()
+    if found is None:
+        chosen = os.environ.get("CC", "").strip()
+        if chosen:
+            return Finding(what, False, f"missing: $CC, {chosen}", "unset CC, or install it")
+        return Finding(what, False, "missing: gcc", "sudo apt install gcc")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        remedy = f"sudo apt install python{version}-dev"
+        return Finding(what, False, f"{found}, missing: {header}", remedy)
+    return Finding(what, True, found)
+
+
+def _nvml() -> Finding:
+    """Whether NVML, by which the GPUs are sampled, tells of any."""
+    what = "NVML"
+    try:
+        import pynvml
+    except ImportError:
+        return Finding(what, False, "missing: nvidia-ml-py", "pip install 'vidlab[gpu]'")
+    try:
+        pynvml.nvmlInit()
+        try:
+            count, version = pynvml.nvmlDeviceGetCount(), pynvml.nvmlSystemGetDriverVersion()
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        count, detail = 0, str(error)
+    else:
+        # Older versions of nvidia-ml-py give bytes.
+        shown = version.decode(errors="replace") if isinstance(version, bytes) else version
+        detail = f"{count} {'device' if count == 1 else 'devices'}, driver {shown}"
+    remedy = (
+        "install NVIDIA's driver, which brings libnvidia-ml.so.1; a container needs --gpus all "
+        "and the driver capability 'utility'"
+    )
+    return Finding(what, count > 0, detail, "" if count else remedy)
+
+
+def _host_memory(compiler: Finding) -> Finding:
+    """Whether CuPy could be put on host memory; in this process it is not."""
+    what = "CuPy on host memory"
+    if importlib.util.find_spec("cupy_backends") is None:
+        return Finding(what, False, "missing: cupy-cuda12x", "pip install 'vidlab[gpu]'")
+    if not compiler.works:
+        return Finding(what, False, "not without a C compiler", compiler.remedy)
+    return Finding(what, True, "vidlab record --hostcuda, vl.hostcuda.install()")
 
 
 def _kernel() -> Iterator[Finding]:

@@ -15,9 +15,12 @@ from pathlib import Path
 from .. import labelsets
 from ..capture import propagation
 from ..capture.frames.engine import Frames
+from ..capture.gpu import hostcuda as host_memory
+from ..capture.gpu.engine import GpuMemory
+from ..capture.gpu.sampler import GpuSampler
 from ..capture.runtime.engine import Runtime
 from ..errors import InputError, RunError
-from ..recording import record
+from ..recording import record_children
 from ..runs.manifest import Manifest
 from . import child
 
@@ -70,6 +73,7 @@ def record_script(
     max_bytes: int | None = None,
     keep_seconds: float | None = None,
     overwrite: bool = False,
+    hostcuda: bool = False,
 ) -> Recorded:
     """Run a program as it would run without vidlab, and record it.
 
@@ -92,6 +96,8 @@ def record_script(
         The latency beyond which a frame is late.
     max_bytes, keep_seconds, overwrite
         As of `vidlab.record`.
+    hostcuda : bool
+        Run the program's CuPy on host memory, where there is no GPU.
 
     Raises
     ------
@@ -103,19 +109,23 @@ def record_script(
     resolved = _resolved(command)
     run = Path(output) if output is not None else _new_run(command)
     environment = {"PYTHONPATH": _python_path()}
+    if hostcuda:
+        environment |= host_memory.for_children()
     if labels:
         with labelsets.labels(**labels):
             environment[propagation.LABELS_VARIABLE] = propagation.labels_as_text()
     parameters: dict[str, object] = {"command": list(command)}
     if deadline_ms is not None:
         parameters["deadline_ms"] = deadline_ms
+    if hostcuda:
+        parameters["device"] = host_memory.DEVICE_NAME
     # Until the program has ended, signals are its own; then they are ours, before the
     # recording is finished.
     with contextlib.ExitStack() as recording, child.signals_held_back() as mask:
         recording.enter_context(
-            record(
+            record_children(
                 run,
-                engines=[Frames(sampling=sampling), Runtime()],
+                engines=[Frames(sampling=sampling), GpuMemory(), GpuSampler(), Runtime()],
                 max_bytes=max_bytes,
                 keep_seconds=keep_seconds,
                 parameters=parameters,

@@ -1,0 +1,90 @@
+"""The arguments of a recording, as text: what the command line and the magics read alike."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_recording(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vidlab record`."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="RUN",
+        help="the run's folder (runs/NAME-TIME)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that is there")
+    parser.add_argument(
+        "--label",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="put a label on all of it; may be given again",
+    )
+    parser.add_argument(
+        "--sampling",
+        type=rates,
+        default={},
+        metavar="OPERATION=SHARE,…",
+        help="record this share of the frames of an operation: playback=0.01",
+    )
+    add_deadline(parser)
+    parser.add_argument(
+        "--hostcuda",
+        action="store_true",
+        help="run CuPy on host memory: for a machine without a GPU",
+    )
+    parser.add_argument(
+        "--max-bytes", type=size, metavar="SIZE", help="keep the newest of this size: 500M, 2G"
+    )
+    parser.add_argument(
+        "--keep-seconds", type=float, metavar="S", help="keep the newest seconds only"
+    )
+
+
+def add_deadline(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says when a frame is late."""
+    parser.add_argument(
+        "--deadline-ms",
+        type=float,
+        metavar="MS",
+        help="a frame is late beyond this (three frame intervals)",
+    )
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Read key=value."""
+    key, equals, value = text.partition("=")
+    if not (equals and key.isidentifier() and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form key=value")
+    return key, value
+
+
+def rates(text: str) -> dict[str, float]:
+    """Read operation=share, several with commas between."""
+    try:
+        known = {name: float(share) for name, share in map(pair, text.split(","))}
+    except ValueError:
+        known = {"": 0.0}
+    if not all(0 < share <= 1 for share in known.values()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not of the form operation=share with shares above 0 and at most 1"
+        )
+    return known
+
+
+def size(text: str) -> int:
+    """Read a size such as 500M as bytes; units are powers of 1,024."""
+    units = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+    number = text.upper().rstrip("B").rstrip("I")
+    unit = number[-1:] if number[-1:].isalpha() else ""
+    try:
+        known = int(float(number.removesuffix(unit)) * (1 << units[unit]))
+    except (KeyError, ValueError):
+        known = 0
+    if known <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500M or 2G")
+    return known
