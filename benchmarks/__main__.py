@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .figure import Figure
 
-BENCHMARKS = ("spans", "decode", "closure", "storage", "percentiles", "report")
+BENCHMARKS = ("spans", "decode", "closure", "storage", "percentiles", "memory", "report")
 RESULTS = Path(__file__).with_name("results.json")
 
 
