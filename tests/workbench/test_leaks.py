@@ -8,11 +8,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from vidlab import sizes
 from vidlab.analysis import leaks
+from vidlab.capture.frames.engine import Frames
+from vidlab.capture.frames.stages import stage
 from vidlab.errors import InputError, RunError
 from vidlab.lab.leak_scenarios import Scenario, scenario
-from vidlab.runs.run import Run
-from vidlab.workbench.leaks import leak_report, size, slope
+from vidlab.recording import record
+from vidlab.runs.run import open_run
+from vidlab.workbench.leaks import leak_report, slope
 
 
 class Recorded:
@@ -53,7 +57,7 @@ def test_a_leak_for_people(leaky: Scenario) -> None:
     assert lines[2].startswith(f"leaking: stages.site_{leaky.culprit} /app/stages.py:")
     assert f"[stream_id={row['stream_id']}, codec={row['codec']}]" in lines[2]
     assert lines[3].strip() == slope(row["bytes_per_1000_frames"], row["low"], row["high"])
-    assert f"{row['live_blocks']} blocks of {size(row['live_bytes'])}" in lines[4]
+    assert f"{row['live_blocks']} blocks of {sizes.say(row['live_bytes'])}" in lines[4]
     assert lines[5].strip() == "held by list app.kept"
     assert "more that are steady" in lines[-1]
 
@@ -113,9 +117,10 @@ def test_a_run_without_frames(leaky: Scenario) -> None:
     assert "! no frame was recorded" in str(report)
 
 
-def test_a_run_without_gpu_memory_says_how_to_record_it(run: Run) -> None:
-    if "allocations" in run.tables():
-        pytest.skip("the synthetic run has allocations")
+def test_a_run_without_gpu_memory_says_how_to_record_it(tmp_path: Path) -> None:
+    with record(tmp_path, engines=[Frames()]), stage("work"):
+        pass
+    run = open_run(tmp_path)
     with pytest.raises(RunError, match="GpuMemory"):
         leak_report(run)
 
@@ -125,9 +130,7 @@ def test_no_such_verdict(leaky: Scenario) -> None:
         leak_report(Recorded(leaky), fail_on="steady")  # type: ignore[arg-type]
 
 
-def test_numbers_for_people() -> None:
-    assert slope(1.94e6, 1.61e6, 2.2e6) == "1.9 MB per 1,000 frames (1.6 to 2.2)"
-    assert slope(12, -3.2e3, 3.2e3) == "0 kB per 1,000 frames (-3.2 to 3.2)"
-    assert slope(0, 0, 0) == "0 bytes per 1,000 frames (0 to 0)"
-    assert size(1_234_000_000) == "1.2 GB"
-    assert size(512) == "512 bytes"
+def test_slopes_for_people() -> None:
+    assert slope(1.94e6, 1.61e6, 2.2e6) == "1.85 MiB per 1,000 frames (1.54 to 2.1)"
+    assert slope(12, -3.2e3, 3.2e3) == "0.0117 KiB per 1,000 frames (-3.12 to 3.12)"
+    assert slope(0, 0, 0) == "0 B per 1,000 frames (0 to 0)"

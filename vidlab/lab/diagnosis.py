@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from .. import sizes
 from ..analysis import holdups, latency, leaks, losses, pauses, silences
 from ..runs.run import Run
 from . import faults
@@ -183,7 +184,7 @@ def _leaks(run: Run) -> Iterator[Cause]:
         yield Cause(
             faults.LEAK,
             f"GPU memory leaks for {row['codec'] or 'no codec'}: "
-            f"{row['bytes_per_1000_frames'] / 1e6:,.0f} MB per 1,000 frames, taken by {function} "
+            f"{sizes.say(row['bytes_per_1000_frames'])} per 1,000 frames, taken by {function} "
             f"({Path(line).name}), held by {row['holder'] or 'nothing that was seen'}",
             codec=row["codec"],
             holder=row["holder_kind"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .. import sizes
+
 
 def add_recording(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vidlab record`."""
@@ -77,14 +79,11 @@ def rates(text: str) -> dict[str, float]:
 
 
 def size(text: str) -> int:
-    """Read a size such as 500M as bytes; units are powers of 1,024."""
-    units = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-    number = text.upper().rstrip("B").rstrip("I")
-    unit = number[-1:] if number[-1:].isalpha() else ""
+    """Read a size such as 500M as bytes, at least one."""
     try:
-        known = int(float(number.removesuffix(unit)) * (1 << units[unit]))
-    except (KeyError, ValueError):
-        known = 0
-    if known <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500M or 2G")
+        known = sizes.parse(text)
+        if known <= 0:
+            raise ValueError(f"{text!r} is no size: give one above zero")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return known

@@ -173,7 +173,8 @@ def _compiler() -> Finding:
         chosen = os.environ.get("CC", "").strip()
         if chosen:
             return Finding(what, False, f"missing: $CC, {chosen}", "unset CC, or install it")
-        return Finding(what, False, "missing: gcc", "sudo apt install gcc")
+        need = "CuPy on host memory and the driver level of GPU memory are built from C"
+        return Finding(what, False, f"missing: gcc; {need}", "sudo apt install gcc")
     header = Path(sysconfig.get_path("include"), "Python.h")
     if not header.exists():
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -192,20 +193,26 @@ def _nvml() -> Finding:
     try:
         pynvml.nvmlInit()
         try:
-            count, version = pynvml.nvmlDeviceGetCount(), pynvml.nvmlSystemGetDriverVersion()
+            count = pynvml.nvmlDeviceGetCount()
+            detail = f"{count} {'device' if count == 1 else 'devices'}, {_driver(pynvml)}"
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
         count, detail = 0, str(error)
-    else:
-        # Older versions of nvidia-ml-py give bytes.
-        shown = version.decode(errors="replace") if isinstance(version, bytes) else version
-        detail = f"{count} {'device' if count == 1 else 'devices'}, driver {shown}"
     remedy = (
         "install NVIDIA's driver, which brings libnvidia-ml.so.1; a container needs --gpus all "
         "and the driver capability 'utility'"
     )
     return Finding(what, count > 0, detail, "" if count else remedy)
+
+
+def _driver(nvml: Any) -> str:
+    try:
+        version = nvml.nvmlSystemGetDriverVersion()
+    except nvml.NVMLError as error:
+        return f"driver unknown: {error}"
+    # Older versions of nvidia-ml-py give bytes.
+    return f"driver {version.decode(errors='replace') if isinstance(version, bytes) else version}"
 
 
 def _host_memory(compiler: Finding) -> Finding:

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from .. import sizes
 from ..analysis import leaks
 from ..analysis.leaks import GROWING, LEAKING, VERDICTS
 from ..errors import InputError, RunError
@@ -19,8 +20,6 @@ FAIL_ON = {LEAKING: (LEAKING,), GROWING: (LEAKING, GROWING)}
 
 #: How many steady sites are shown: the greatest.
 MAX_STEADY = 5
-
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,8 @@ class LeakReport:
         lines = [f"{row['verdict']}: {row['site']}" + (f"  [{labels}]" if labels else "")]
         if row["bytes_per_1000_frames"] is not None:
             lines.append(f"    {slope(row['bytes_per_1000_frames'], row['low'], row['high'])}")
-        alive = f"    {_blocks(row['live_blocks'])} of {size(row['live_bytes'])} in use at the end"
+        in_use = sizes.say(row["live_bytes"])
+        alive = f"    {_blocks(row['live_blocks'])} of {in_use} in use at the end"
         if row["oldest_frames"] is not None and row["frames"]:
             alive += (
                 f", taken {row['newest_frames']:,} to {row['oldest_frames']:,} frames before it"
@@ -132,10 +132,7 @@ def leak_report(
         raise InputError(f"a gate fails on {' or '.join(FAIL_ON)}, not on {fail_on!r}")
     tables = run.tables()
     if "allocations" not in tables:
-        raise RunError(
-            f"{run.path} holds no GPU memory: record it with the engine GpuMemory, "
-            "vl.record(path, engines=[vl.Frames(), vl.GpuMemory()])"
-        )
+        _check_recorded(run)
     found = leaks.verdicts(
         run.scan("allocations"),
         run.scan("frames") if "frames" in tables else None,
@@ -145,6 +142,18 @@ def leak_report(
         level=level,
     )
     return LeakReport(found, tuple(by), fail_on, tuple(_warnings(run, found)))
+
+
+def _check_recorded(run: Run) -> None:
+    """See to it that a run without allocations is one that took none: a gate may pass it."""
+    if all(engine.name != "gpu_memory" for engine in run.manifest.engines):
+        raise RunError(
+            f"{run.path} holds no GPU memory: record it with the engine GpuMemory, "
+            "vl.record(path, engines=[vl.Frames(), vl.GpuMemory()])"
+        )
+    findings = run.scan("findings").filter(pl.col("kind") == "gpu_memory_not_recorded")
+    for message in findings.select("message").head(1).collect()["message"]:
+        raise RunError(f"{run.path} holds no GPU memory. {message}")
 
 
 def _warnings(run: Run, found: pl.DataFrame) -> list[str]:
@@ -166,23 +175,10 @@ def _warnings(run: Run, found: pl.DataFrame) -> list[str]:
 
 
 def slope(mean: float, low: float, high: float) -> str:
-    """Return a slope and its interval for people: 1.9 MB per 1,000 frames (1.6 to 2.2)."""
-    scale, unit = next(
-        (pair for pair in _UNITS if max(abs(mean), abs(low), abs(high)) >= pair[0]), (1.0, "bytes")
-    )
-    shown = [_short(value / scale) for value in (mean, low, high)]
-    return f"{shown[0]} {unit} per 1,000 frames ({shown[1]} to {shown[2]})"
-
-
-def size(n: float) -> str:
-    """Return a number of bytes for people: 39.6 MB."""
-    scale, unit = next((pair for pair in _UNITS if abs(n) >= pair[0]), (1.0, "bytes"))
-    return f"{_short(n / scale)} {unit}"
-
-
-def _short(value: float) -> str:
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
-    return "0" if text in ("0.0", "-0.0", "-0") else text.removesuffix(".0")
+    """Return a slope and its interval for people: 1.9 MiB per 1,000 frames (1.6 to 2.2)."""
+    unit = sizes.unit(mean, low, high)
+    shown = [sizes.short(value / unit.size_bytes) for value in (mean, low, high)]
+    return f"{shown[0]} {unit.name} per 1,000 frames ({shown[1]} to {shown[2]})"
 
 
 def _sites(n: int) -> str:

@@ -20,7 +20,6 @@ import functools
 import gc
 import inspect
 import os
-import re
 import tempfile
 import unittest
 from collections import defaultdict
@@ -31,6 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .. import sizes
+
 if TYPE_CHECKING:
     from ..capture.gpu.live import Block
     from ..capture.gpu.tracker import Tracker
@@ -39,14 +40,6 @@ MARKER = "gpu_leak_limit"
 
 #: How many sites a failure names.
 MAX_SITES = 10
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?)?B?", re.ASCII)
-_FACTORS = {"": 1} | {
-    prefix + suffix: base ** (power + 1)
-    for power, prefix in enumerate("kMGT")
-    for suffix, base in (("", 1000), ("i", 1024))
-}
-_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 @dataclass(frozen=True)
@@ -82,24 +75,7 @@ def parse(limit: int | str, *, frames: int = 100, warmup: int = 10) -> Limit:
     for name, value, least in (("frames", frames, 1), ("warmup", warmup, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} is a whole number from {least}, not {value!r}")
-    return Limit(size(limit), frames, warmup)
-
-
-def size(text: int | str) -> int:
-    """Return a size in bytes: of 1048576, "1 MB", "1.5 MiB", "512 KiB", …
-
-    Raises
-    ------
-    ValueError
-        If it is not understood.
-    """
-    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
-        return text
-    found = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
-    if found is None:
-        raise ValueError(f'a limit is a number of bytes, or text such as "1 MB", not {text!r}')
-    prefix = (found[2] or "").replace("K", "k")
-    return int(float(found[1]) * _FACTORS[prefix])
+    return Limit(sizes.parse(limit), frames, warmup)
 
 
 # --- what pytest calls ------------------------------------------------------------
@@ -265,13 +241,13 @@ def _report(
         count[stack] = len(blocks) - len(old)
         net[stack] = sum(b.size_bytes for b in blocks) - sum(b.size_bytes for b in old)
     lines = [
-        f"GPU memory in use grew by {_shown(grown)} in {limit.frames:,} calls, after "
-        f"{limit.warmup:,} to warm up; allowed are {_shown(limit.bytes)}"
+        f"GPU memory in use grew by {sizes.say(grown)} in {limit.frames:,} calls, after "
+        f"{limit.warmup:,} to warm up; allowed are {limit.bytes:,} bytes"
     ]
     worst = sorted((stack for stack in net if net[stack] > 0), key=lambda s: -net[s])
     for stack in worst[:MAX_SITES]:
         lines.append(
-            f"  {_shown(net[stack])} in {count[stack]:+,} blocks, taken in "
+            f"  {sizes.say(net[stack])} in {count[stack]:+,} blocks, taken in "
             f"{tracker.stacks.place(stack)}"
         )
         newest = max(new[stack], key=lambda block: block.generation)
@@ -280,8 +256,3 @@ def _report(
     if len(worst) > MAX_SITES:
         lines.append(f"  and {len(worst) - MAX_SITES:,} more places")
     return "\n".join(lines)
-
-
-def _shown(n: int) -> str:
-    factor, unit = next((pair for pair in _UNITS if n >= pair[0]), (1, "bytes"))
-    return f"{n / factor:,.3g} {unit}" if factor > 1 else f"{n:,} {unit}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import re
 import sys
 from types import ModuleType
 from typing import TypedDict
 
+from .... import sizes
 from ....errors import InputError, VidlabError, missing_extra
 from . import cudart, guarding
-from .replacing import Bridge
+from .replacing import Bridge, built
 
 #: What makes child processes, and programs that vidlab starts, install it too.
 VARIABLE = "VIDLAB_HOSTCUDA"
@@ -27,9 +27,6 @@ MODULES = (
     "cupy_backends.cuda.api.driver",
     "cupy_backends.cuda.libs.nvrtc",
 )
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 _installed = False
 
@@ -187,9 +184,10 @@ def _parse(text: str) -> Options:
 
 
 def _size(text: str) -> int | None:
-    match = re.fullmatch(r"(\d+) ?([a-z]*)", text.strip(), re.ASCII | re.IGNORECASE)
-    unit = _UNITS.get(match[2].upper()) if match else None
-    return int(match[1]) * unit if match and unit is not None else None
+    try:
+        return sizes.parse(text)
+    except ValueError:
+        return None
 
 
 def working_gpu() -> str | None:
