@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: The units that are written.
 NAMES = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -39,8 +39,8 @@ def parse(text: str | int) -> int:
     return int(float(found[1]) * (1000 if found[4] and not found[3] else 1024) ** power)
 
 
-def unit(*sizes: float | None) -> Unit:
-    """Return the unit in which the greatest of these bytes is read best; None counts nothing."""
+def unit(*sizes: Any) -> Unit:
+    """Return the unit in which the greatest of these sizes is read best; None counts nothing."""
     greatest = max((abs(float(size)) for size in sizes if size is not None), default=0.0)
     power = min(int(math.log(max(greatest, 1.0), 1024) + 1e-9), len(NAMES) - 1)
     return Unit(NAMES[power], 1024**power)

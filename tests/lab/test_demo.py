@@ -31,11 +31,23 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return make_clips(recipes, tmp_path_factory.mktemp("clips"))
 
 
-def test_the_planted_faults_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "write_report", no_report)
-    shown = demo.run_demo(tmp_path / "run", tmp_path / "report.html", seconds=5)
-    run = vl.open_run(tmp_path / "run")
-    planted = {fault.kind for fault in shown.planted}
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> demo.Demo:
+    """The demo of the first five seconds of all clips, which several tests look at."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "write_report", no_report)
+        return demo.run_demo(folder / "run", folder / "report.html", seconds=5)
+
+
+@pytest.fixture(scope="module")
+def causes(shown: demo.Demo) -> list[Cause]:
+    return diagnose(vl.open_run(shown.run))
+
+
+def test_the_planted_faults_are_found(shown: demo.Demo, causes: list[Cause]) -> None:
+    run = vl.open_run(shown.run)
+    planted = {fault.kind for fault in shown.planted} - {faults.LEAK}
     assert planted == {
         faults.QUEUE_BACKS_UP,
         faults.GIL_HOG,
@@ -44,7 +56,7 @@ def test_the_planted_faults_are_found(tmp_path: Path, monkeypatch: pytest.Monkey
         faults.SLOW_STAGE,
     }
     not_found = planted - {fault.kind for fault in shown.found}
-    if any(cause.kind == "no_cpu" for cause in diagnose(run)):
+    if any(cause.kind == "no_cpu" for cause in causes):
         not_found.discard(faults.GIL_HOG)  # this machine is too busy to tell the two apart
     assert not_found == set()
 
@@ -59,8 +71,43 @@ def test_the_planted_faults_are_found(tmp_path: Path, monkeypatch: pytest.Monkey
     text = str(shown)
     assert "filter takes" in text
     assert "cam-5: 3 of 125 frames were corrupt" in text
-    assert f"{len(shown.found)} of 5 planted faults were found" in text
+    assert f"{len(shown.found)} of {len(shown.planted)} planted faults were found" in text
     assert vl.verify(run.path) == []
+
+
+@pytest.mark.needs("hostcuda")
+@pytest.mark.parametrize(
+    ("codec", "holder", "words"),
+    [
+        ("h264", "container", "list in attribute Archive.pictures"),
+        ("hevc", "closure", "x"),
+        ("av1", "queue", "x"),
+        ("vp9", "context variable", "x"),
+    ],
+)
+def test_each_leak_is_found_with_its_site_and_holder(
+    shown: demo.Demo, causes: list[Cause], codec: str, holder: str, words: str
+) -> None:
+    fault = Fault(faults.LEAK, codec=codec, holder=holder)
+    assert fault in shown.planted
+    assert fault in shown.found
+    (cause,) = (cause for cause in causes if cause.kind == faults.LEAK and cause.codec == codec)
+    assert cause.holder == holder
+    assert f"GPU memory leaks for {codec}: " in cause.what
+    assert "per 1,000 frames, taken by Uploads.upload (uploads.py:" in cause.what
+    assert words in cause.what
+    assert cause.what in shown.lines or any(cause.what in line for line in shown.lines)
+
+
+@pytest.mark.needs("hostcuda")
+def test_nothing_but_the_planted_leaks_leaks(shown: demo.Demo, causes: list[Cause]) -> None:
+    leaks = [cause for cause in causes if cause.kind == faults.LEAK]
+    print([c.what for c in leaks], shown.lines)
+    assert len(leaks) == 4
+    assert [fault for fault in shown.planted if fault.kind == faults.LEAK] == demo.planted_leaks()
+    samples = vl.open_run(shown.run).scan("gpu_samples").collect()
+    (name,) = samples["device_name"].cast(pl.String).unique()
+    assert f"GPU memory is that of: {name}" in shown.lines
 
 
 def test_your_own_clips_have_no_faults(

@@ -13,6 +13,9 @@ from .theme import AnyChart
 #: Sites that a chart shows at most, the worst; of steady ones some, so that it has a few rows.
 MAX_ROWS, MAX_STEADY, MIN_ROWS = 30, 3, 8
 
+#: What a name at the end of a line takes, in pixels.
+_NAME_HEIGHT = 16
+
 #: Lines of what is in use at most.
 MAX_LINES = 8
 
@@ -199,8 +202,13 @@ def growth(df: pl.DataFrame, *, lost: int = 0) -> AnyChart:
             alt.Tooltip("in_use:Q", title=f"in use, {unit.name}", format=",.4~r"),
         ],
     )
-    # The two that hold the most are named where they end.
-    ends = rows.filter(pl.col("name").is_in(series[:2])).group_by("name").last()
+    # The two that hold the most are named where they end, if there is room for two names.
+    ends = (
+        rows.filter(pl.col("name").is_in(series[:2])).group_by("name", maintain_order=True).last()
+    )
+    most, least = ends["in_use"].max(), ends["in_use"].min()
+    if (most - least) * theme.HEIGHT < rows["in_use"].max() * _NAME_HEIGHT:  # type: ignore[operator]
+        ends = ends.head(1)
     label = alt.Chart(theme.data(ends)).encode(x="frame_count:Q", y="in_use:Q", text="name:N")
     chart = alt.layer(
         line.mark_line(interpolate="step-after", strokeWidth=2),

@@ -247,10 +247,12 @@ class MemorySection:
 
     def flame(self, measure: str = "in_use") -> Any:
         """Return the flame graph of `in_use` (with a time slider), `peak`, `allocated` bytes or
-        `gpu_time`; None if no stage was timed on the GPU."""
+        `gpu_time`, or a line that says that no stage was timed."""
         if measure == "gpu_time":
             timed = flame.gpu_time(self.part.scan("spans"))
-            return flame_charts.flame(timed, lost=self._lost("spans")) if timed.height else None
+            if not timed.height:
+                return Line("No stage was timed on a GPU.")
+            return flame_charts.flame(timed, lost=self._lost("spans"))
         if not self.allocations.height:
             return None
         tree = (

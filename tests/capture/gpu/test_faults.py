@@ -16,8 +16,9 @@ from vidlab.errors import InputError
 pytestmark = pytest.mark.needs("hostcuda")
 
 
-@pytest.fixture(params=["recording", "not recording"], autouse=True)
-def _recording(request, tmp_path):
+@pytest.fixture(params=["recording", "not recording"])
+def either_way(request, tmp_path):
+    """Allocations fail alike, whether or not they are recorded."""
     if request.param == "not recording":
         yield
         return
@@ -32,6 +33,7 @@ def _empty_pool():
     cupy.get_default_memory_pool().free_all_blocks()
 
 
+@pytest.mark.usefixtures("either_way")
 def test_nothing_fails_that_is_not_meant():
     import cupy
 
@@ -43,6 +45,7 @@ def test_nothing_fails_that_is_not_meant():
     cupy.empty(123 * 8, "u1")
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("level", ["pool", "driver"])
 def test_out_of_memory_is_what_cupy_raises(level):
     import cupy
@@ -58,6 +61,7 @@ def test_out_of_memory_is_what_cupy_raises(level):
     assert cupy.get_default_memory_pool().used_bytes() == before
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("level", ["pool", "driver"])
 @pytest.mark.parametrize(
     ("error", "name"),
@@ -76,6 +80,7 @@ def test_other_errors_of_cuda(level, error, name):
         cupy.empty(123 * 1024, "u1")
 
 
+@pytest.mark.usefixtures("either_way")
 def test_only_large_ones_are_counted():
     import cupy
 
@@ -86,6 +91,7 @@ def test_only_large_ones_are_counted():
     assert fault.counted == fault.failed == 1
 
 
+@pytest.mark.usefixtures("either_way")
 def test_only_those_under_the_labels_fail_in_every_thread():
     import cupy
 
@@ -107,6 +113,7 @@ def test_only_those_under_the_labels_fail_in_every_thread():
     assert failed == ["av1"]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_the_allocator_is_what_it_was():
     import cupy
 
@@ -116,6 +123,7 @@ def test_the_allocator_is_what_it_was():
     assert cupy.cuda.get_allocator() == before
 
 
+@pytest.mark.usefixtures("either_way")
 def test_an_allocator_that_is_set_meanwhile_stays():
     import cupy
 
@@ -129,6 +137,7 @@ def test_an_allocator_that_is_set_meanwhile_stays():
         cupy.cuda.set_allocator(before)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_one_fault_at_a_time():
     with fail_allocation(1), pytest.raises(InputError, match="is made to fail already"):
         fail_allocation(2).__enter__()
@@ -147,12 +156,14 @@ def test_nonsense_is_refused(arguments, message):
         fail_allocation(**arguments)
 
 
-def test_a_failure_is_in_the_run(tmp_path: Path, request):
+def test_a_failure_is_in_the_run(tmp_path: Path):
     import cupy
 
-    if "not recording" in request.node.name:
-        pytest.skip("there is no run")
-    with fail_allocation(1), pytest.raises(MemoryError):
+    with (
+        vl.record(tmp_path / "run", engines=[GpuMemory(holders=False)]),
+        fail_allocation(1),
+        pytest.raises(MemoryError),
+    ):
         cupy.empty(123 * 8, "u1")
     rows = vl.open_run(tmp_path / "run").scan("allocations").collect()
     failed = rows.filter(rows["status"] != "ok")

@@ -13,13 +13,19 @@ from vidlab.capture.gpu.scope import GpuScopeError, gpu_scope
 pytestmark = pytest.mark.needs("hostcuda")
 
 
-@pytest.fixture(params=["recording", "not recording"])
-def recording(request, tmp_path):
-    if request.param == "not recording":
-        yield False
-        return
+@pytest.fixture
+def run(tmp_path):
+    """A run that is being recorded."""
     with vl.record(tmp_path / "run", engines=[GpuMemory(holders=False)]):
-        yield True
+        yield tmp_path / "run"
+
+
+@pytest.fixture(params=["recording", "not recording"])
+def recording(request):
+    """A scope does the same, whether or not there is a recording."""
+    if request.param == "recording":
+        request.getfixturevalue("run")
+    return request.param == "recording"
 
 
 def test_what_is_given_back_is_fine(recording):
@@ -51,11 +57,9 @@ def test_garbage_is_not_kept(recording):
         del cycle
 
 
-def test_other_threads_do_not_count(recording):
+def test_other_threads_do_not_count_where_it_is_recorded(run):
     import cupy
 
-    if not recording:
-        pytest.skip("without a recording all of the pool counts")
     kept = []
     ready = threading.Event()
 
@@ -74,10 +78,15 @@ def test_threads_started_inside_do_count(recording):
     import cupy
 
     kept = []
-    with pytest.raises(GpuScopeError), gpu_scope("mine"):
-        thread = threading.Thread(target=lambda: kept.append(cupy.empty(1000, "u1")))
-        thread.start()
-        thread.join()
+    thread = threading.Thread(target=lambda: kept.append(cupy.empty(1000, "u1")))
+
+    def started_inside():
+        with gpu_scope("mine"):
+            thread.start()
+            thread.join()
+
+    with pytest.raises(GpuScopeError):
+        started_inside()
     kept.clear()
 
 
@@ -102,17 +111,21 @@ def test_an_error_of_the_block_is_not_hidden(recording):
     import cupy
 
     kept = []
-    with pytest.raises(KeyError), gpu_scope("failing"):
-        kept.append(cupy.empty(1000, "u1"))
-        raise KeyError("mine")
+
+    def failing():
+        with gpu_scope("failing"):
+            kept.append(cupy.empty(1000, "u1"))
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        failing()
     kept.clear()
 
 
-def test_what_is_taken_inside_bears_the_name(recording, tmp_path):
+def test_what_is_taken_inside_bears_the_name(run):
     import cupy
 
     with gpu_scope("warm-up"):
         cupy.empty(1000, "u1")
-    if recording:
-        rows = vl.open_run(tmp_path / "run").scan("allocations").collect()
-        assert "warm-up" in rows["gpu_scope"].to_list()
+    rows = vl.open_run(run).scan("allocations").collect()
+    assert "warm-up" in rows["gpu_scope"].to_list()

@@ -80,7 +80,8 @@ def install(devices: int = 1, memory_bytes: int | None = None, force: bool = Fal
     if _installed:
         return
     memory = DEFAULT_MEMORY_BYTES if memory_bytes is None else memory_bytes
-    _check(devices, memory, force)
+    _check_numbers(devices, memory)
+    _check_here(force)
     runtime = _load(MODULES[0])
     bridge = Bridge(runtime)
     # All signatures are compared before anything is changed.
@@ -96,11 +97,14 @@ def install(devices: int = 1, memory_bytes: int | None = None, force: bool = Fal
     _installed = True
 
 
-def _check(devices: int, memory: int, force: bool) -> None:
+def _check_numbers(devices: int, memory: int) -> None:
     if not 1 <= devices <= MAX_DEVICES:
         raise InputError(f"hostcuda has 1 to {MAX_DEVICES} devices, not {devices}")
     if not 1 <= memory < 1 << 63:
         raise InputError(f"{memory} bytes are no size for a device's memory")
+
+
+def _check_here(force: bool) -> None:
     if any(name == "cupy" or name.startswith("cupy.") for name in sys.modules):
         raise VidlabError(
             "CuPy is imported already, and host memory has to come first: call "
@@ -121,6 +125,8 @@ def for_children() -> dict[str, str]:
 
     Raises
     ------
+    InputError
+        If the variable is set to something else than what `install_from_environment` reads.
     MissingDependencyError
         If CuPy, a C compiler or Python's headers are missing.
     VidlabError
@@ -129,7 +135,9 @@ def for_children() -> dict[str, str]:
     text = os.environ.get(VARIABLE, "").strip()
     if text in ("", "0"):
         text = "1"
-    if not _parse(text).get("force") and (found := working_gpu()) is not None:
+    options = _parse(text)
+    _check_numbers(options.get("devices", 1), options.get("memory_bytes", DEFAULT_MEMORY_BYTES))
+    if not options.get("force") and (found := working_gpu()) is not None:
         raise VidlabError(
             f"a GPU works here ({found}), and CuPy can have it: leave --hostcuda out, or set "
             f"{VARIABLE}=force=1 if host memory is what you want"
