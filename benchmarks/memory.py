@@ -140,6 +140,24 @@ def share_of_a_core(folder: Path) -> list[Figure]:
     return [Figure(f"{PAIRS_PER_SECOND:,} pairs/s: share of a core added", 100 * added, "%")]
 
 
+def fault_sweep() -> Figure:
+    """Let each allocation of a 20-frame pipeline fail, ten a frame, and look what is left."""
+    import cupy
+
+    def pipeline() -> None:
+        for _ in range(20):
+            picture = cupy.empty((1080, 1920, 3), "u1")
+            tensors = [cupy.empty(size, "u1") for size in (*SIZES, 512, 1024, 2048)]
+            del picture, tensors
+
+    begin = time.perf_counter()
+    swept = vl.lab.faults.sweep(pipeline, range(1, 201))
+    seconds = time.perf_counter() - begin
+    assert len(swept.trials) == 200
+    assert not swept.leaking
+    return Figure("a fault sweep over 200 allocations", seconds, "s", None, 60)
+
+
 def paced(seconds: int = 5, ticks: int = 100) -> float:
     begin, cpu = time.perf_counter(), time.process_time()
     for tick in range(seconds * ticks):
@@ -153,6 +171,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         figures = [*growth_and_size(folder), *cost(folder), *share_of_a_core(folder)]
+        figures.append(fault_sweep())
     report(figures)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import pkgutil
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import vidlab
 
 SOURCE = Path(vidlab.__file__)
 
+#: The environment of a user: here CuPy may be on host memory, and then vidlab takes part.
+PLAIN = {name: value for name, value in os.environ.items() if name != "VIDLAB_HOSTCUDA"}
+
 
 def test_importing_it_loads_none_of_what_only_some_need() -> None:
     program = (
@@ -22,7 +26,7 @@ def test_importing_it_loads_none_of_what_only_some_need() -> None:
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=PLAIN
     )
     assert result.stdout.strip() == "[]"
 
@@ -31,6 +35,40 @@ def test_importing_it_loads_none_of_what_only_some_need() -> None:
 def test_every_name_resolves(name: str) -> None:
     assert getattr(vidlab, name) is not None
     assert name in dir(vidlab)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lab.faults.fail_allocation",
+        "lab.faults.sweep",
+        "hostcuda.install",
+        "analysis.leaks.verdicts",
+    ],
+)
+def test_the_facade_alone_is_enough_for_what_lies_deeper(name: str) -> None:
+    # In a Python of its own: here, other tests have imported the submodules.
+    program = f"import vidlab as vl; assert callable(vl.{name})"
+    subprocess.run([sys.executable, "-c", program], check=True, env=PLAIN)
+
+
+@pytest.mark.needs("hostcuda")
+def test_an_allocation_fails_by_what_the_facade_offers_alone() -> None:
+    program = """
+import vidlab as vl
+vl.hostcuda.install()
+import cupy
+with vl.lab.faults.fail_allocation(nth=2, level="pool") as fault:
+    cupy.empty(8)
+    try:
+        cupy.empty(8)
+    except MemoryError as error:
+        print(type(error).__name__, fault.failed)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=PLAIN
+    )
+    assert result.stdout == "OutOfMemoryError 1\n"
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

@@ -33,11 +33,20 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> demo.Demo:
-    """The demo of the first five seconds of all clips, which several tests look at."""
+    """The demo of the first five seconds of all clips, which several tests look at.
+
+    It is played again, twice at most, if a fault of timing is not found: another program may
+    have had the CPUs. What leaks has nothing to do with that.
+    """
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "write_report", no_report)
-        return demo.run_demo(folder / "run", folder / "report.html", seconds=5)
+        for _ in range(3):
+            shown = demo.run_demo(folder / "run", folder / "report.html", seconds=5)
+            missed = {fault.kind for fault in shown.planted if fault not in shown.found}
+            if missed <= {faults.LEAK}:
+                break
+        return shown
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +88,10 @@ def test_the_planted_faults_are_found(shown: demo.Demo, causes: list[Cause]) -> 
 @pytest.mark.parametrize(
     ("codec", "holder", "words"),
     [
-        ("h264", "container", "list in attribute Archive.pictures"),
-        ("hevc", "closure", "x"),
-        ("av1", "queue", "x"),
-        ("vp9", "context variable", "x"),
+        ("h264", "container", "held by list Archive.pictures"),
+        ("hevc", "closure", "held by closure of confirmed() at uploads.py:"),
+        ("av1", "queue", "held by queue.Queue Results.thumbnails"),
+        ("vp9", "context variable", "held by context variable `history`"),
     ],
 )
 def test_each_leak_is_found_with_its_site_and_holder(
@@ -93,16 +102,15 @@ def test_each_leak_is_found_with_its_site_and_holder(
     assert fault in shown.found
     (cause,) = (cause for cause in causes if cause.kind == faults.LEAK and cause.codec == codec)
     assert cause.holder == holder
-    assert f"GPU memory leaks for {codec}: " in cause.what
-    assert "per 1,000 frames, taken by Uploads.upload (uploads.py:" in cause.what
-    assert words in cause.what
-    assert cause.what in shown.lines or any(cause.what in line for line in shown.lines)
+    assert f"GPU memory leaks for {codec}: " in cause.sentence
+    assert "per 1,000 frames, taken by Uploads.upload (uploads.py:" in cause.sentence
+    assert words in cause.sentence
+    assert any(cause.sentence in line for line in shown.lines)
 
 
 @pytest.mark.needs("hostcuda")
 def test_nothing_but_the_planted_leaks_leaks(shown: demo.Demo, causes: list[Cause]) -> None:
     leaks = [cause for cause in causes if cause.kind == faults.LEAK]
-    print([c.what for c in leaks], shown.lines)
     assert len(leaks) == 4
     assert [fault for fault in shown.planted if fault.kind == faults.LEAK] == demo.planted_leaks()
     samples = vl.open_run(shown.run).scan("gpu_samples").collect()

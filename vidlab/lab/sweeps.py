@@ -115,6 +115,7 @@ def sweep(
     trials = []
     with _followed(), progress("sweeping", len(numbers), "run") as advance:
         pipeline()
+        gc.collect()
         before = _in_use()
         for number in numbers:
             fault = fail_allocation(
@@ -124,8 +125,10 @@ def sweep(
             advance(1)
             if not fault.failed:
                 break
+            if _in_use().keys() - before.keys():
+                gc.collect()  # which takes a while: only if something may be garbage
             after = _in_use()
-            left = [block for number, block in after.items() if number not in before]
+            left = [block for generation, block in after.items() if generation not in before]
             trials.append(_trial(number, raised, left))
             before = after
     return Sweep(tuple(trials))
@@ -149,7 +152,6 @@ def _trial(nth: int, raised: str | None, left: list[Block]) -> Trial:
 
 def _in_use() -> dict[int, Block]:
     """The blocks that the program has in use, by generation."""
-    gc.collect()
     assert tracker.active is not None
     return {block.generation: block for block in tracker.active.live.blocks(POOL)}
 
