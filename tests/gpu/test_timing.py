@@ -64,7 +64,7 @@ def test_a_capture_in_another_thread_goes_on(busy: Any, tmp_path: Path) -> None:
             for _ in range(50):
                 stream = cupy.cuda.Stream(non_blocking=True)
                 with stream:
-                    stream.begin_capture()
+                    stream.begin_capture(cupy.cuda.runtime.streamCaptureModeGlobal)
                     with vl.stage("captured", gpu=True):
                         busy(1_000_000)
                     graph = stream.end_capture()

@@ -12,7 +12,8 @@ import pytest
 
 from vidlab.workbench.pytest_plugin import Limit, parse
 
-PLUGIN = "vidlab.workbench.pytest_plugin"
+#: Other plugins that may be installed cost seconds to load; ours is found as it is installed.
+OTHERS = [f"-pno:{name}" for name in ("hypothesispytest", "anyio", "timeout", "cacheprovider")]
 
 
 class Session:
@@ -25,7 +26,7 @@ class Session:
         (self.folder / "test_it.py").write_text("import pytest, threading\n" + source)
         clean = {k: v for k, v in os.environ.items() if not k.startswith("VIDLAB_")}
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", PLUGIN, "-rs", "-q", *options, "test_it.py"],
+            [sys.executable, "-m", "pytest", *OTHERS, "-rs", "-q", *options, "test_it.py"],
             cwd=self.folder,
             env={**clean, "PYTEST_ADDOPTS": "", **environment},
             capture_output=True,
@@ -138,7 +139,9 @@ def test_what_fails_and_what_passes(session: Session) -> None:
 
 
 @pytest.mark.needs("hostcuda")
-def test_it_joins_a_recording_that_runs(session: Session) -> None:
+def test_it_joins_a_recording_that_runs_and_the_ini_option(session: Session) -> None:
+    with (session.folder / "pytest.ini").open("a") as ini:
+        ini.write("vidlab_hostcuda = true\n")
     code, said = session(
         """
 import cupy
@@ -159,8 +162,7 @@ def test_gives_back(run):
 @pytest.mark.gpu_leak_limit("1 MB", frames=10, warmup=3)
 def test_keeps(run):
     kept.append(cupy.zeros(1 << 20, "u1"))
-""",
-        "--hostcuda",
+"""
     )
     assert (code, "1 failed, 1 passed" in said) == (1, True), said
 
@@ -173,33 +175,61 @@ def test_it():
 """
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        (SIMPLE.format("'many'"), "gpu_leak_limit: a limit is a number of bytes"),
-        (SIMPLE.format(""), "missing 1 required positional argument: 'limit'"),
-        (SIMPLE.format("0").replace("def test", "async def test"), "not async"),
-        (SIMPLE.format("0, rounds=3"), "unexpected keyword argument 'rounds'"),
-        (
-            "pytestmark = pytest.mark.gpu_leak_limit(0)\n"
-            "class TestIt(__import__('unittest').TestCase):\n    def test_it(self): pass",
-            "unittest.TestCase",
-        ),
-    ],
-)
-def test_what_cannot_be_done_is_a_usage_error(session: Session, source: str, message: str) -> None:
-    code, said = session(source)
-    assert code == pytest.ExitCode.USAGE_ERROR
-    assert "test_it" in said
-    assert message in said
+#: Where the marker cannot be, and what is said of it.
+WRONG = {
+    "limit": (SIMPLE.format("'many'"), "gpu_leak_limit: 'many' is not a size"),
+    "nothing": (SIMPLE.format(""), "missing 1 required positional argument: 'limit'"),
+    "coroutine": (SIMPLE.format("0").replace("def test", "async def test"), "not async"),
+    "option": (SIMPLE.format("0, rounds=3"), "unexpected keyword argument 'rounds'"),
+    "unittest": (
+        "pytestmark = pytest.mark.gpu_leak_limit(0)\n"
+        "class TestIt(__import__('unittest').TestCase):\n    def test_it(self): pass",
+        "unittest.TestCase",
+    ),
+}
+
+#: Runs pytest on one file after the other, in one process.
+EACH = """
+import pytest, sys
+for name in sys.argv[1].split():
+    print("::", name, flush=True)
+    print("code", int(pytest.main([*sys.argv[2:], f"test_{name}.py"])), flush=True)
+"""
 
 
-@pytest.mark.needs("hostcuda")
-def test_the_ini_option(session: Session) -> None:
-    with (session.folder / "pytest.ini").open("a") as ini:
-        ini.write("vidlab_hostcuda = true\n")
-    code, said = session(SIMPLE.format("0, frames=3"))
+def test_what_cannot_be_done_is_a_usage_error(session: Session) -> None:
+    for name, (source, _) in WRONG.items():
+        (session.folder / f"test_{name}.py").write_text("import pytest\n" + source)
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, " ".join(WRONG), *OTHERS],
+        cwd=session.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    said = dict(part.split("\n", 1) for part in done.stdout.split(":: ")[1:])
+    assert said.keys() == WRONG.keys()
+    for name, (_, message) in WRONG.items():
+        assert f"code {int(pytest.ExitCode.USAGE_ERROR)}" in said[name]
+        assert "test_it" in said[name]
+        assert message in said[name]
+
+
+def test_a_session_without_the_marker_loads_nothing(session: Session) -> None:
+    (session.folder / "conftest.py").write_text(
+        """
+import sys
+def pytest_unconfigure(config):
+    assert config.pluginmanager.get_plugin("vidlab").__name__ == "vidlab.workbench.pytest_plugin"
+    heavy = {"av", "cupy", "numpy", "pandas", "polars", "pyarrow", "pynvml", "vidlab.recording"}
+    print("loaded:", sorted(heavy & set(sys.modules)))
+"""
+    )
+    code, said = session("def test_it(): pass")
     assert (code, "1 passed" in said) == (0, True), said
+    assert "loaded: []" in said
 
 
 def test_without_cupy_it_is_skipped_with_a_reason_or_fails_where_it_is_required(

@@ -263,11 +263,14 @@ class Blocks:
         block.used = 0
         self._spares.append(block)
 
-    def remove_spares(self) -> None:
-        """Remove the files of the spare blocks."""
+    def remove_spares(self, last: bool = False) -> None:
+        """Remove the files of the spare blocks; their folder too, if no process needs it."""
         with contextlib.suppress(IndexError):
             while True:
                 self._spares.popleft().remove()
+        if last:
+            with contextlib.suppress(OSError):
+                os.rmdir(f"{self._folder}/{SPARES}")  # noqa: PTH106
 
     def _named(self, path: str) -> Block | None:
         """Return a block whose file has this path, if it has one."""

@@ -211,9 +211,7 @@ class RunWriter:
             self._buffers.ended = True
             self._write_rest(final=True)
             self._streams.close()
-            self._buffers.remove_spares()
-            with contextlib.suppress(OSError):
-                (self._segments / SPARES).rmdir()  # unless another process has some there
+            self._buffers.remove_spares(processes.living(self._segments) == [self._claim.index])
             self._claim.release()
 
     # --- beginning, and beginning again in a forked child -----------------------------
@@ -232,6 +230,7 @@ class RunWriter:
         try:
             (self._segments / SPARES).mkdir(parents=True, exist_ok=True)
             self._claim = processes.claim(self._segments)
+            (self._segments / SPARES).mkdir(exist_ok=True)  # if its last user has just removed it
         except OSError as error:
             raise RecordingError(
                 f"{self.path} cannot be written ({error.strerror}): "
@@ -365,8 +364,7 @@ class RunWriter:
         self._buffers.written += 1
 
     def _write_rest(self, final: bool = False) -> None:
-        error = self._definitions.retry()
-        if error is not None:
+        if (error := self._definitions.retry()) is not None:
             self._warn("write labels", error)
         self._rows.write(self._streams, self._options, final)
         if self._streams.bounded:

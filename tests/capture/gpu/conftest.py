@@ -18,8 +18,8 @@ from vidlab.runs.run import open_run
 class GpuRecording:
     """A recording of GPU memory, running until `rows` is asked for or the test ends."""
 
-    def __init__(self, path: Path, **parameters: Any) -> None:
-        self.recording: Recording = record(path, engines=[GpuMemory(**parameters)])
+    def __init__(self, path: Path, *engines: Any, **parameters: Any) -> None:
+        self.recording: Recording = record(path, engines=[*engines, GpuMemory(**parameters)])
         assert tracking.active is not None
         self.tracker: Tracker = tracking.active
 

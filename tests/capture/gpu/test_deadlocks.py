@@ -248,3 +248,39 @@ def test_in_forked_children(tmp_path: Path) -> None:
         by_process.setdefault(row["pid"], []).append((row["op"], row["size_bytes"]))
     assert len(by_process) == 4
     assert sorted(by_process.values()) == sorted([[("alloc", 512), ("free", 512)]] * 4)
+
+
+def test_forked_children_that_end_while_threads_record(tmp_path: Path) -> None:
+    script = """
+        import multiprocessing
+        over = threading.Event()
+        def work():
+            while not over.is_set():
+                cupy.empty(random.randrange(1, 5000), "u1")
+        def child():
+            cupy.empty(500, "u1")
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for t in threads: t.start()
+        context = multiprocessing.get_context("fork")
+        for _ in range(8):
+            process = context.Process(target=child)
+            process.start()
+            process.join(60)
+            assert process.exitcode == 0
+            time.sleep(0.2)
+        over.set()
+        for t in threads: t.join()
+        """
+    text = textwrap.dedent(PROLOGUE) + textwrap.dedent(script) + textwrap.dedent(EPILOGUE)
+    path = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", text, path], capture_output=True, text=True, timeout=150
+    )
+    # No word of what could not be written: what one process has ended, others still use.
+    assert (done.stdout, done.stderr) == ("ended\n", "")
+    rows = open_run(path).scan("allocations").collect().to_dicts()
+    pool = [(row["pid"], row["generation"], row["op"]) for row in rows if row["level"] == "pool"]
+    taken = [name for *name, op in pool if op == "alloc"]
+    assert sorted(taken) == sorted(name for *name, op in pool if op == "free")
+    assert len({pid for pid, *_ in pool}) == 9
+    assert len(taken) == len(set(map(tuple, taken)))

@@ -282,6 +282,7 @@ def test_an_asynchronous_free_is_ordered_by_its_stream(watched: Watched) -> None
     del block  # on A; whoever gets it next comes after that
     hazards.handed_out(address, SIZE, watched.waits.ptr)
     assert watched.found() == []
+    watched.waits.synchronize()  # the next block may be at the same address
 
     block = memory.MemoryAsync(SIZE, watched.a)
     address = block.ptr

@@ -1,23 +1,25 @@
 """The live set against an oracle: threads that allocate and free in every way there is.
 
-The oracle is a plain dict under a lock, which the test keeps itself: a block is put in
-after it was taken, and taken out before it is dropped. Garbage in cycles is out of it
-at once; so it is collected before the two are compared.
+The oracle is a plain dict, which the test keeps itself: a block is put in after it was
+taken, and taken out before it is dropped, each by one operation of the dict. Garbage in
+cycles is out of it at once; so it is collected before the two are compared.
 """
 
 from __future__ import annotations
 
 import gc
 import queue
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
 from vidlab.capture.gpu.tracker import Tracker
+from vidlab.runs.run import open_run
 from vidlab.schema import POOL
 
 from .conftest import ALLOCATORS, GpuRecording
@@ -34,23 +36,6 @@ def rounded(size: int) -> int:
 
 def power_of_two(size: int) -> int:
     return 1 << (max(size, 512) - 1).bit_length()
-
-
-class Oracle:
-    """What is in use, by address, as far as the test itself knows."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.blocks: dict[int, int] = {}
-
-    def taken(self, address: int, size: int) -> None:
-        with self._lock:
-            assert address not in self.blocks, "handed out twice"
-            self.blocks[address] = size
-
-    def dropping(self, address: int) -> None:
-        with self._lock:
-            del self.blocks[address]
 
 
 class Cycle:
@@ -73,12 +58,14 @@ class Storm:
         steps: int,
     ) -> None:
         self.tracker = tracker
-        self.oracle = Oracle()
+        #: What is in use, by address, as far as the test itself knows.
+        self.oracle: dict[int, int] = {}
         self.allocate, self.size_given, self.free_all = allocate, size_given, free_all
         self.steps = steps
         self.handed: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.barrier = threading.Barrier(threads + 1)
         self.done: Counter[str] = Counter()
+        self.counting = threading.Lock()
         self.errors: list[BaseException] = []
         self.threads = [threading.Thread(target=self._run, args=(n,)) for n in range(threads)]
 
@@ -90,7 +77,7 @@ class Storm:
             gc.collect()
             live = {block.address: block.size_bytes for block in self.tracker.live.blocks(POOL)}
             try:
-                assert live == self.oracle.blocks
+                assert live == self.oracle
                 if used_bytes is not None:
                     assert used_bytes() == sum(live.values())
             except BaseException:
@@ -103,56 +90,70 @@ class Storm:
 
     def _run(self, number: int) -> None:
         try:
-            self._steps(random.Random(number))
+            self._steps(np.random.default_rng(number))
         except threading.BrokenBarrierError:
             pass
         except BaseException as error:
             self.errors.append(error)
             self.barrier.abort()
 
-    def _steps(self, chance: random.Random) -> None:
-        oracle, kept, done = self.oracle, [], Counter[str]()
-        for step in range(1, self.steps + 1):
-            what = chance.random()
-            if len(kept) < MOST_KEPT and (what < 0.5 or not kept):
-                size = chance.randrange(1, 16_384)
-                pointer = self.allocate(size)
-                oracle.taken(pointer.ptr, self.size_given(size))
-                kept.append(pointer)
-                done["taken"] += 1
-            elif what < 0.6:  # by whoever gets it
-                self.handed.put(kept.pop(chance.randrange(len(kept))))
-                done["handed"] += 1
-            elif what < 0.7:
-                try:
-                    pointer = self.handed.get_nowait()
-                except queue.Empty:
-                    pass
+    def _steps(self, chance: np.random.Generator) -> None:
+        oracle, handed, allocate, given = self.oracle, self.handed, self.allocate, self.size_given
+        kept: list[Any] = []
+        taken = handed_on = by_another = garbage = released = dropped = 0
+        steps = self.steps // CHECKPOINTS
+        for _ in range(CHECKPOINTS):
+            # Drawn beforehand: the storm is about memory.
+            for what, size, which in zip(
+                chance.random(steps).tolist(),
+                chance.integers(1, 16_384, steps).tolist(),
+                chance.random(steps).tolist(),
+                strict=True,
+            ):
+                if (what < 0.5 and len(kept) < MOST_KEPT) or not kept:
+                    pointer = allocate(size)
+                    address = pointer.ptr
+                    assert address not in oracle, "handed out twice"
+                    oracle[address] = given(size)
+                    kept.append(pointer)
+                    taken += 1
+                elif what < 0.6:  # by whoever gets it
+                    handed.put(kept.pop(int(which * len(kept))))
+                    handed_on += 1
+                elif what < 0.7:
+                    try:
+                        pointer = handed.get_nowait()
+                    except queue.Empty:
+                        pass
+                    else:
+                        del oracle[pointer.ptr]
+                        by_another += 1
                 else:
-                    oracle.dropping(pointer.ptr)
-                    done["by another"] += 1
-            elif what < 0.75:
-                pointer = kept.pop(chance.randrange(len(kept)))
-                oracle.dropping(pointer.ptr)
-                Cycle(pointer)
-                done["garbage"] += 1
-            elif what < 0.7505:
-                self.free_all()
-                done["released"] += 1
-            else:
-                pointer = kept.pop(chance.randrange(len(kept)))
-                oracle.dropping(pointer.ptr)
-                done["dropped"] += 1
-            pointer = None
-            if step % (self.steps // CHECKPOINTS) == 0:
-                self.barrier.wait(280)
-                self.barrier.wait(280)
+                    pointer = kept.pop(int(which * len(kept)))
+                    if what >= 0.7505:
+                        del oracle[pointer.ptr]
+                        dropped += 1
+                    elif what < 0.75:
+                        del oracle[pointer.ptr]
+                        Cycle(pointer)
+                        garbage += 1
+                    else:
+                        kept.append(pointer)
+                        self.free_all()
+                        released += 1
+                pointer = None
+            self.barrier.wait(280)
+            self.barrier.wait(280)
         for pointer in kept[::2]:
-            oracle.dropping(pointer.ptr)
+            del oracle[pointer.ptr]
         del kept[::2], pointer
-        self.left = kept
-        with oracle._lock:
-            self.done += done
+        with self.counting:
+            self.done["taken"] += taken
+            self.done["handed"] += handed_on
+            self.done["by another"] += by_another
+            self.done["garbage"] += garbage
+            self.done["released"] += released
+            self.done["dropped"] += dropped
             _LEFT.append(kept)
 
 
@@ -167,22 +168,22 @@ def _nothing_left() -> Any:
     _LEFT.clear()
 
 
-def blocks_at_the_end(rows: list[dict[str, Any]]) -> dict[int, int]:
+def recorded(recording: GpuRecording, level: str) -> pl.DataFrame:
+    """The events of a level, of what is not older than the recording."""
+    recording.stop()
+    table = open_run(recording.recording.path).scan("allocations")
+    return table.filter(pl.col("level") == level, pl.col("generation") > 0).collect()
+
+
+def blocks_at_the_end(rows: pl.DataFrame) -> dict[int, int]:
     """What is in use by the recorded table: each block is taken once, and freed at most once."""
-    taken: dict[int, dict[str, Any]] = {}
-    freed: set[int] = set()
-    for row in rows:
-        generation = row["generation"]
-        if row["op"] == "alloc":
-            assert generation not in taken
-            taken[generation] = row
-        else:
-            assert generation not in freed
-            freed.add(generation)
-    assert freed <= taken.keys()
-    live = {g: row for g, row in taken.items() if g not in freed}
-    addresses = {row["address"]: row["size_bytes"] for row in live.values()}
-    assert len(addresses) == len(live)
+    taken, freed = rows.filter(pl.col("op") == "alloc"), rows.filter(pl.col("op") == "free")
+    assert taken["generation"].is_unique().all()
+    assert freed["generation"].is_unique().all()
+    assert freed.join(taken, on="generation", how="anti").height == 0
+    live = taken.join(freed, on="generation", how="anti")
+    addresses = dict(live.select("address", "size_bytes").iter_rows())
+    assert len(addresses) == live.height
     return addresses
 
 
@@ -199,22 +200,20 @@ def test_eight_threads_against_the_oracle(start: Callable[..., GpuRecording]) ->
     assert min(storm.done.values()) > 100, storm.done
     total, used = pool.total_bytes(), pool.used_bytes()
     live = {block.address: block.size_bytes for block in recording.tracker.live.blocks(POOL)}
-    assert live == storm.oracle.blocks
+    assert live == storm.oracle
     assert sum(live.values()) == used
     recording.stop()
-    at_level = {
-        level: [row for row in recording.rows(level=level) if row["generation"]]
-        for level in ("pool", "driver")
-    }
-    assert blocks_at_the_end(at_level["pool"]) == storm.oracle.blocks
-    assert len(at_level["pool"]) == 2 * storm.done["taken"] - len(live)
-    assert sum(blocks_at_the_end(at_level["driver"]).values()) == total
-    by = Counter(row["freed_by"] for row in at_level["pool"] if row["op"] == "free")
+    pool_rows, driver_rows = recorded(recording, "pool"), recorded(recording, "driver")
+    assert blocks_at_the_end(pool_rows) == storm.oracle
+    assert pool_rows.height == 2 * storm.done["taken"] - len(live)
+    assert sum(blocks_at_the_end(driver_rows).values()) == total
+    frees = pool_rows.filter(pl.col("op") == "free")["freed_by"].cast(pl.String)
+    by = Counter(frees.to_list())
     assert by["gc"] > 0
     assert by["refcount"] > by["gc"]
-    released = [row for row in at_level["driver"] if row["freed_by"] == "release"]
-    assert released
-    assert all(row["pooled"] for row in released)
+    released = driver_rows.filter(pl.col("freed_by") == "release")
+    assert released.height
+    assert released["pooled"].all()
 
 
 @pytest.mark.parametrize("sort", [*ALLOCATORS, "pinned"])
@@ -239,8 +238,7 @@ def test_every_allocator_against_the_oracle(start: Callable[..., GpuRecording], 
     gc.collect()
     used = hostcuda.books()[0].used_bytes
     recording.stop()
-    rows = [row for row in recording.rows(level="pool") if row["generation"]]
-    assert blocks_at_the_end(rows) == storm.oracle.blocks
+    assert blocks_at_the_end(recorded(recording, "pool")) == storm.oracle
     if sort not in ("pinned", "async pool"):  # of which the books have not the used bytes
         driver = [row for row in recording.rows(level="driver") if row["address"]]
         assert used - before == sum(

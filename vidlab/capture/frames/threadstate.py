@@ -151,13 +151,33 @@ class ThreadState:
             return UNKNOWN
 
 
+class _Begins:
+    """Gives a thread's state to a garbage collection that comes before there is one."""
+
+    def __get__(self, local: Local, owner: type[Local]) -> ThreadState:
+        return _begin(local)
+
+
 class Local(threading.local):
     """The calling thread's state, made when the thread first records."""
 
+    __slots__ = ("recorder",)  # which all threads share
+
+    state = _Begins()
+
     def __init__(self, recorder: SpanRecorder) -> None:
-        self.state = ThreadState(recorder)
-        self._end = _End(self.state)
-        _states.add(self.state)
+        self.recorder = recorder
+        _begin(self)
+
+
+def _begin(local: Local) -> ThreadState:
+    made = ThreadState(local.recorder)
+    mine = local.__dict__
+    state: ThreadState = mine.setdefault("state", made)  # a collection may have made it meanwhile
+    if state is made:
+        mine["_end"] = _End(state)
+        _states.add(state)
+    return state
 
 
 class _End:

@@ -15,14 +15,15 @@ class Contexts(dict[int, int]):
         self._cuda = cupy.cuda
 
     def __missing__(self, device: int) -> int:
-        handle = 0
         try:
             if self._cuda.device.get_device_id() != device:
                 return 0  # of another device than the one that is current: some other time
             handle = int(self._cuda.driver.ctxGetCurrent())
         except Exception:  # a device without a driver to ask, such as host memory
-            handle = 0
-        self[device] = handle
+            self[device] = 0
+            return 0
+        if handle:  # else the thread has none yet: a call that failed may come before there is one
+            self[device] = handle
         return handle
 
 

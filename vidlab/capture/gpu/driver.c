@@ -11,8 +11,9 @@
  *   current_stream() -> int     CuPy's current stream in this thread (0: the default stream)
  *   current_stream_from(address)     the C function that knows it; 0: none, all are 0.
  *
- * In walker.c: walk(depth, skip=0) -> bytes, hide(prefix). In steps.c: the log of what was done
- * on which stream. Each file says more at its top.
+ * In walker.c: walk(depth, skip=0) -> bytes, hide(prefix). In records.c: Recorder and Leases, what
+ * is written of each event. In steps.c: the log of what was done on which stream. Each file says
+ * more at its top.
  *
  * A trampoline runs in place of CuPy's own function, with the GIL held. It calls
  * `allocating(name, size, stream)` or `freeing(name, address, stream)`, whose result is a token;
@@ -25,7 +26,6 @@
 #include "driver.h"
 #include <link.h>
 #include <string.h>
-#include <time.h>
 
 /* ---- Handlers that raise ------------------------------------------------------------------ */
 
@@ -52,12 +52,6 @@ static void report(PyObject *handler) {
         return;
     }
     drop_error(error);
-}
-
-static int64_t now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 /* ---- The functions ---------------------------------------------------------------------- */
@@ -156,7 +150,7 @@ static int begin(Call *c, PyObject *before, PyObject *after, int name, uintptr_t
         Py_CLEAR(c->token);
     }
     give_error(error);
-    c->t0 = c->handler ? now() : 0;
+    c->t0 = c->handler ? now_ns() : 0;
     return 0;
 }
 
@@ -164,7 +158,7 @@ static int begin(Call *c, PyObject *before, PyObject *after, int name, uintptr_t
 static void end(Call *c, intptr_t *address, int failed) {
     if (c->handler == NULL)
         return;
-    int64_t t1 = now();
+    int64_t t1 = now_ns();
     Error error = take_error();
     PyObject *value = failed ? error_value(&error) : NULL;
     PyObject *arguments[5];
@@ -468,5 +462,8 @@ PyMODINIT_FUNC PyInit__driver(void) {
     for (int i = 0; i < FUNCTION_COUNT; i++)
         if (names[i] == NULL && (names[i] = PyUnicode_InternFromString(functions[i].name)) == NULL)
             return NULL;
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && add_records(module) < 0)
+        Py_CLEAR(module);
+    return module;
 }

@@ -7,6 +7,7 @@
 #endif
 #include <Python.h>
 #include <stdint.h>
+#include <time.h>
 
 /* The error indicator, taken and given back as it was. */
 #if PY_VERSION_HEX >= 0x030C0000
@@ -28,6 +29,8 @@ static inline void give_error(Error error) {
 static inline PyObject *error_value(Error *error) {
     if (error->type != NULL)
         PyErr_NormalizeException(&error->type, &error->value, &error->traceback);
+    if (error->traceback != NULL)
+        PyException_SetTraceback(error->value, error->traceback);
     return error->value;
 }
 static inline void drop_error(Error error) {
@@ -37,9 +40,22 @@ static inline void drop_error(Error error) {
 }
 #endif
 
+/* The recording's clock. */
+static inline int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 /* walker.c */
+#define MOST_DEPTH 128
+typedef struct { uint64_t code; int64_t last; } Place;
+Py_ssize_t places_here(Place *places, long depth, long skip); /* depth: MOST_DEPTH at most */
 PyObject *walk(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *hide(PyObject *module, PyObject *prefix);
+
+/* records.c */
+int add_records(PyObject *module);
 
 /* steps.c */
 enum { USE, FREE, RECORD, WAIT, EVENT_DONE, STREAM_DONE, ALL_DONE, EVENT_GONE, STREAM_GONE };

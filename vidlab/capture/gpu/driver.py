@@ -142,9 +142,7 @@ class _Level:
         try:
             if error is None:
                 by = BY_RELEASE if block is not None and block.pooled else None
-                tracker.freed(
-                    block, DRIVER, kind, device, address, size, stream, t0, t1, freed_by=by
-                )
+                tracker.freed(block, DRIVER, kind, device, address, size, stream, t0, t1, "ok", by)
                 self._remember(address)
                 return
             status = status_of(error)

@@ -17,6 +17,7 @@ from . import driver, holders, libcuda
 from . import tracker as tracking
 from .borrowing import Borrowing
 from .contexts import Contexts, current_stream, current_stream_function
+from .meters import on_hostcuda
 from .pool import PoolLevel
 from .slots import extension
 from .stacks import Stacks
@@ -173,15 +174,13 @@ def _what_is_missing() -> str | None:
 
 
 def _hostcuda_wanted() -> bool:
-    hostcuda = sys.modules.get("vidlab.capture.gpu.hostcuda")
-    return bool(os.environ.get("VIDLAB_HOSTCUDA")) or (
-        hostcuda is not None and hostcuda.installed()
-    )
+    asked = os.environ.get("VIDLAB_HOSTCUDA", "").strip()
+    return asked not in ("", "0") or on_hostcuda()
 
 
 def _note_older(tracker: Tracker, cupy: Any) -> None:
     """Write down what the default pool and the current one have taken already."""
-    if _hostcuda_wanted():
+    if on_hostcuda():
         devices = list(range(cupy.cuda.runtime.getDeviceCount()))
     else:
         cuda = libcuda.started()
@@ -199,12 +198,12 @@ def _note_older(tracker: Tracker, cupy: Any) -> None:
 
 
 def _use_extension(tracker: Tracker, cupy: Any) -> None:
-    """Do in C, where that can be built, what each event needs: the stack and the stream."""
+    """Do in C, where that can be built, what each event needs."""
     try:
         native = extension()
     except VidlabError:
         return  # the driver level says so
-    tracker.stacks.use(native)
+    tracker.use(native)
     address = current_stream_function(cupy)
     native.current_stream_from(address)
     if address:

@@ -7,6 +7,9 @@ CuPy's own memory object. The token is an empty ndarray, since that is of no int
 to the garbage collector: a weak reference to anything else, or a `__del__`, would be
 called for garbage in a cycle before other objects' finalizers, which may still use
 the block, have run.
+
+With a compiler, the token is an object of records.c instead: also of no interest to the
+garbage collector, a lease itself, and its end is seen by its own deallocator.
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ def over(ended: Lease) -> None:
 
 
 def of(token: Any) -> Lease:
-    """Return the lease of a token."""
-    found = weakref.getweakrefs(token)[0]
-    assert isinstance(found, Lease)
-    return found
+    """Return the lease of a token: what has its `block` and `memory`."""
+    found: list[Any] = weakref.getweakrefs(token)
+    lease: Lease = found[0] if found else token  # the token of records.c is both
+    return lease

@@ -17,7 +17,9 @@ from ..patching import Patches
 from . import faults, hazards, leases
 from .driver import status_of
 from .leases import Lease, lease
+from .live import Block
 from .memories import Memories
+from .slots import extension
 from .tracker import IN_ALLOCATOR, IN_POOL, Tracker
 
 Allocator = Callable[[int], Any]
@@ -48,7 +50,12 @@ class PoolLevel:
         self.get_local: Callable[[], Any] = self.memory._get_thread_local_allocator
         self.set_pinned: Callable[[Any], None] = cupy.cuda.set_pinned_memory_allocator
         self._pinned: TrackedPinnedAllocator | None = None
-        self._ended = self._lease_ended
+        #: Returns the token of a block; what does so in C, if there is a compiler.
+        self.lease: Callable[[Block, Any], Any] = self._lease
+        self._leases: Any = None
+        if tracker.recorder is not None:
+            self._leases = extension().Leases(tracker.recorder)
+            self.lease = self._leases.lease
 
     # --- in their place ---------------------------------------------------------------
 
@@ -82,6 +89,8 @@ class PoolLevel:
     def stop(self) -> None:
         """Leave their places. Call it after `Patches.restore`."""
         self.tracker = None
+        if self._leases is not None:
+            self._leases.stop()
         here = self.get_local()
         self.set_local(None)
         try:
@@ -138,6 +147,9 @@ class PoolLevel:
 
     # --- the end of a block -----------------------------------------------------------
 
+    def _lease(self, block: Block, memory: Any) -> Any:
+        return lease(block, memory, self._lease_ended)
+
     def _lease_ended(self, ended: Lease) -> None:
         """The last reference to a block has gone: retire it, let go of it, write it down."""
         leases.over(ended)
@@ -181,18 +193,16 @@ class PoolLevel:
         finally:
             t1_ns = now_ns()
             if known:
-                tracker.freed(
-                    block,
-                    block.level,
-                    block.kind,
-                    block.device,
-                    block.address,
-                    block.size_bytes,
-                    tracker.current_stream(),
-                    t0_ns,
-                    t1_ns,
-                    status,
-                )
+                _write_free(tracker, block, t0_ns, t1_ns, status)
+
+
+def _write_free(tracker: Tracker, block: Block, t0_ns: int, t1_ns: int, status: str) -> None:
+    try:
+        _, level, kind, device, address, size, *_ = block
+        stream = tracker.current_stream()
+        tracker.freed(block, level, kind, device, address, size, stream, t0_ns, t1_ns, status)
+    except BaseException:
+        tracker.failure()
 
 
 class TrackedAllocator:
@@ -219,10 +229,7 @@ class TrackedAllocator:
         tracker = level.tracker
         if tracker is None:
             return level.left_behind(self)(size)
-        try:
-            state = tracker.local.state
-        except AttributeError:  # a garbage collection while the thread's state is being made
-            return self.allocator(size)
+        state = tracker.local.state
         around = state.inside
         state.inside = self._inside
         state.driver_kind = -1
@@ -260,11 +267,11 @@ class TrackedAllocator:
             if watched is not None:
                 watched.handed_out(address, given, stream)
             if made in level.memories.plain:
-                token = lease(block, memory, level._ended)
+                token = level.lease(block, memory)
                 leased = level.memories.Leased(address, given, token, device)
             else:
                 leased = level.memories.Visible(address, given, memory, device)
-                leased._vidlab_held = lease(block, None, level._ended)
+                leased._vidlab_held = level.lease(block, None)
             return level.memory.MemoryPointer(leased, 0)
         except BaseException:
             tracker.failure()
@@ -339,7 +346,7 @@ class TrackedPinnedAllocator:
                 t0_ns,
                 t1_ns,
             )
-            token = lease(block, memory, level._ended)
+            token = level.lease(block, memory)
             leased = level.memories.LeasedPinned(address, given, token)
             return level.cupy.cuda.PinnedMemoryPointer(leased, 0)
         except BaseException:

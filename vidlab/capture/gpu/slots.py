@@ -59,7 +59,7 @@ def extension() -> Any:
         If it does not compile.
     """
     here = Path(__file__).parent
-    sources = [here / name for name in ("driver.c", "steps.c", "walker.c", "driver.h")]
+    sources = [here / name for name in ("driver.c", "records.c", "steps.c", "walker.c", "driver.h")]
     return native.extension("vidlab.capture.gpu._driver", sources)
 
 

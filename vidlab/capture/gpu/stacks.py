@@ -51,12 +51,14 @@ class Stacks:
     here : callable
         Returns the number of the caller's stack, less its `skip` innermost calls; 0
         if there is none. `walked`, or a quicker one that gives the same numbers.
+    numbers : dict
+        The number of each stack that is known, by what names it.
     """
 
     def __init__(self, writer: Writer, depth: int = 32) -> None:
         self._write = writer.stack
         self.depth = depth
-        self._numbers: dict[Hashable, int] = {}
+        self.numbers: dict[Hashable, int] = {}
         self._by_lines: dict[tuple[Line, ...], int] = {}
         self._codes: dict[int, CodeType] = {}
         self._more = 0
@@ -66,7 +68,7 @@ class Stacks:
         """Walk stacks with this C extension: `walk(depth, skip) -> bytes`, `hide(prefix)`."""
         if not self.depth:
             return
-        walk, numbers, depth, learn = walker.walk, self._numbers, self.depth, self._learn_packed
+        walk, numbers, depth, learn = walker.walk, self.numbers, self.depth, self.learn
         walker.hide(OURS)
 
         def here(skip: int = 0) -> int:
@@ -92,7 +94,7 @@ class Stacks:
             left -= 1
             frame = frame.f_back
         key = tuple(names)
-        known = self._numbers.get(key)
+        known = self.numbers.get(key)
         if known is not None:
             return known
         codes = []
@@ -113,7 +115,8 @@ class Stacks:
             return f"{function} {file}:{line}"
         return "an unknown place"
 
-    def _learn_packed(self, key: bytes) -> int:
+    def learn(self, key: bytes) -> int:
+        """Return the number of the caller's stack, which a walker names by an unknown key."""
         codes = {}
         frame: Any = _getframe(1)
         while frame is not None:
@@ -123,7 +126,7 @@ class Stacks:
 
     def _learn(self, key: Hashable, calls: Iterable[tuple[CodeType, int]]) -> int:
         """Return the number of a stack that is not known by this key yet."""
-        if len(self._numbers) >= MOST_STACKS:
+        if len(self.numbers) >= MOST_STACKS:
             return self._more or self._number_of_more()
         lines: list[Line] = []
         for code, position in calls:
@@ -135,7 +138,7 @@ class Stacks:
         if number is None:
             number = self._by_lines.setdefault(theirs, self._write(theirs) if theirs else 0)
         # Last: the code objects are kept by now.
-        return self._numbers.setdefault(key, number)
+        return self.numbers.setdefault(key, number)
 
     def _number_of_more(self) -> int:
         self._more = self._write((("(more stacks)", "", 0),))

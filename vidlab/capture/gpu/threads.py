@@ -52,8 +52,25 @@ class ThreadState:
         self.driver_kind = -1
 
 
+class _Begins:
+    """Makes a thread's state as it is first asked for.
+
+    A garbage collection in between may ask for it too, and then makes it: what that has
+    recorded is kept.
+    """
+
+    def __get__(self, local: Local, owner: type[Local]) -> ThreadState:
+        made = ThreadState(local.writer)
+        state: ThreadState = local.__dict__.setdefault("state", made)
+        return state
+
+
 class Local(threading.local):
     """The calling thread's state, made when the thread first records."""
 
+    __slots__ = ("writer",)  # which all threads share
+
+    state = _Begins()
+
     def __init__(self, writer: Writer) -> None:
-        self.state = ThreadState(writer)
+        self.writer = writer

@@ -33,6 +33,7 @@ from .threads import IN_ALLOCATOR, IN_POOL, NOT_INSIDE, Local, Writer
 
 _RECORD = TABLES["allocations"].record
 assert _RECORD is not None
+_FORMAT = _RECORD.struct.format
 _pack = _RECORD.struct.pack_into
 _SIZE = _RECORD.size
 
@@ -70,6 +71,11 @@ class Tracker:
         Its `state` is the calling thread's `ThreadState`.
     failures : int
         How often something of the tracker itself has failed: the first is a finding.
+    take, freed : callable
+        Note that memory was taken, as `allocated` but returning the block; that it was freed.
+        `_take` and `_freed`, or, with a compiler, C that writes the same records.
+    recorder : object or None
+        The C object, `_driver.Recorder`, if there is one.
     """
 
     def __init__(self, writer: Writer, stacks: Stacks) -> None:
@@ -78,6 +84,9 @@ class Tracker:
         self.live = Live()
         self.local = Local(writer)
         self.failures = 0
+        self.take: Callable[..., Block] = self._take
+        self.freed: Callable[..., None] = self._freed
+        self.recorder: Any = None
         #: Returns the handle of the calling thread's current CUDA stream.
         self.current_stream: Callable[[], int] = int
         #: The handles of the devices' CUDA contexts, where they are known.
@@ -95,6 +104,17 @@ class Tracker:
         """Take no more notice of garbage collections."""
         with contextlib.suppress(ValueError):
             gc.callbacks.remove(self._collects)
+
+    def use(self, native: Any) -> None:
+        """Record with this C extension from now on; `contexts` is not another one from then on."""
+        self.stacks.use(native)
+        stacks = self.stacks
+        self.recorder = native.Recorder(
+            *(_FORMAT, stacks.depth, self._ok, self, Block, tuple(self._levels)),
+            *(self._next_generation, self.contexts, self.local, self._gpus, running_loop, _here),
+            *(vars(stages), labelsets.current, stacks.numbers, stacks.learn),
+        )
+        self.take, self.freed = self.recorder.take, self.recorder.freed
 
     # --- what happens to memory -----------------------------------------------------
 
@@ -126,7 +146,7 @@ class Tracker:
             level, kind, device, address, size, asked, stream, t0_ns, t1_ns, pooled
         ).generation
 
-    def take(
+    def _take(
         self,
         level: int,
         kind: int,
@@ -139,7 +159,7 @@ class Tracker:
         t1_ns: int,
         pooled: bool = False,
     ) -> Block:
-        """Do what `allocated` does; return the block."""
+        """Do what `allocated` does; return the block. `records.c` does just the same."""
         span, frame, labels = _here()
         stack = self.stacks.here()
         generation = self._next_generation()
@@ -149,37 +169,10 @@ class Tracker:
             (generation, level, kind, device, address, size, stack, labels, frame, t1_ns, pooled),
         )
         self._levels[level][address] = block
-        task = 0 if running_loop() is None else self._task()
-        context = self.contexts[device]
-        ok = self._ok
-        buffer = self.local.state.buffer
-        position = buffer.position
-        if position == buffer.end:
-            position = buffer.roll()
-        buffer.position = position + _SIZE
-        _pack(
-            buffer.view,
-            position,
-            t0_ns,
-            t1_ns - t0_ns,
-            address,
-            size,
-            asked,
-            generation,
-            span,
-            frame,
-            context,
-            stream,
-            stack,
-            labels,
-            task,
-            ok,
-            device,
-            level,
-            kind,
-            NOT_FREED,
-            pooled,
-            ALLOC + 1,
+        self._write(
+            (t0_ns, t1_ns - t0_ns, address, size, asked, generation, span, frame),
+            (stream, stack, labels),
+            (self._ok, device, level, kind, NOT_FREED, pooled, ALLOC + 1),
         )
         expected = self._gpus.get(labels)
         if expected != device and expected != _ANY:
@@ -222,7 +215,7 @@ class Tracker:
         known.setdefault(block.address, found)
         return True
 
-    def freed(
+    def _freed(
         self,
         block: Block | None,
         level: int,
@@ -257,37 +250,11 @@ class Tracker:
             freed_by = BY_REFCOUNT
             if self._collecting and self._collecting == _ident():
                 freed_by = BY_GC
-        task = 0 if running_loop() is None else self._task()
-        context = self.contexts[device]
         number = self._ok if status == "ok" else self.writer.names.number(status)
-        buffer = self.local.state.buffer
-        position = buffer.position
-        if position == buffer.end:
-            position = buffer.roll()
-        buffer.position = position + _SIZE
-        _pack(
-            buffer.view,
-            position,
-            t0_ns,
-            t1_ns - t0_ns,
-            address,
-            size,
-            UNKNOWN,
-            generation,
-            span,
-            frame,
-            context,
-            stream,
-            stack,
-            labels,
-            task,
-            number,
-            device,
-            level,
-            kind,
-            freed_by,
-            pooled,
-            FREE + 1,
+        self._write(
+            (t0_ns, t1_ns - t0_ns, address, size, UNKNOWN, generation, span, frame),
+            (stream, stack, labels),
+            (number, device, level, kind, freed_by, pooled, FREE + 1),
         )
 
     def older(self, level: int, device: int, size: int, pooled: bool) -> None:
@@ -300,7 +267,7 @@ class Tracker:
     def _write(
         self, what: tuple[int, ...], where: tuple[int, int, int], how: tuple[int, ...]
     ) -> None:
-        """Write a rare record: without its context and task, which are filled in."""
+        """Write a record: what happened, where in the program, and how. Fills in who did it."""
         stream, stack, labels = where
         task = 0 if running_loop() is None else self._task()
         fields = (*what, self.contexts[how[1]], stream, stack, labels, task, *how)

@@ -34,7 +34,6 @@
 #include <internal/pycore_frame.h>
 #endif
 
-#define DEPTH 128
 #define PREFIXES 8
 
 static char *prefixes[PREFIXES];
@@ -91,20 +90,7 @@ PyObject *hide(PyObject *module, PyObject *prefix) {
     Py_RETURN_NONE;
 }
 
-typedef struct { uint64_t code; int64_t last; } Place;
-
-PyObject *walk(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
-    (void)module;
-    if (count < 1 || count > 2) {
-        PyErr_SetString(PyExc_TypeError, "walk(depth, skip=0)");
-        return NULL;
-    }
-    long depth = PyLong_AsLong(arguments[0]), skip = count > 1 ? PyLong_AsLong(arguments[1]) : 0;
-    if (PyErr_Occurred())
-        return NULL;
-    if (depth > DEPTH)
-        depth = DEPTH;
-    Place places[DEPTH];
+Py_ssize_t places_here(Place *places, long depth, long skip) {
     Py_ssize_t found = 0;
 #ifdef OWN_FRAMES
     _PyInterpreterFrame *frame = PyThreadState_Get()->cframe->current_frame;
@@ -128,5 +114,19 @@ PyObject *walk(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
     }
     Py_XDECREF(frame);
 #endif
+    return found;
+}
+
+PyObject *walk(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    (void)module;
+    if (count < 1 || count > 2) {
+        PyErr_SetString(PyExc_TypeError, "walk(depth, skip=0)");
+        return NULL;
+    }
+    long depth = PyLong_AsLong(arguments[0]), skip = count > 1 ? PyLong_AsLong(arguments[1]) : 0;
+    if (PyErr_Occurred())
+        return NULL;
+    Place places[MOST_DEPTH];
+    Py_ssize_t found = places_here(places, depth > MOST_DEPTH ? MOST_DEPTH : depth, skip);
     return PyBytes_FromStringAndSize((char *)places, found * (Py_ssize_t)sizeof(Place));
 }
