@@ -11,7 +11,8 @@ from vidlab import sizes
     ("text", "expected"),
     [
         (7, 7), ("7", 7), ("1 MB", 10**6), ("512 KiB", 512 << 10), ("1.5GiB", 3 << 29),
-        ("2kB", 2_000), (" 2 KB ", 2_000), ("2G", 2 << 30), ("1.5k", 1536), ("1 TB", 10**12), ("0 B", 0),
+        ("2kB", 2_000), (" 2 KB ", 2_000), ("2G", 2 << 30), ("1.5k", 1536),
+        ("1 TB", 10**12), ("0 B", 0),
     ],
 )  # fmt: skip
 def test_sizes(text: int | str, expected: int) -> None:

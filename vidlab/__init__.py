@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from .capture.frames.traced_queue import TracedAsyncQueue, TracedProcessQueue, TracedQueue
     from .capture.frames.video import open_output, open_video
     from .capture.gpu import hostcuda
+    from .capture.gpu.devices.sampler import GpuSampler
     from .capture.gpu.engine import GpuMemory
-    from .capture.gpu.holders import holders
-    from .capture.gpu.sampler import GpuSampler
+    from .capture.gpu.holding.holders import holders
     from .capture.gpu.scope import gpu_scope
     from .capture.runtime.engine import Runtime
     from .errors import VidlabError
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _SOURCES = {
     "Frames": "capture.frames.engine:Frames",
     "GpuMemory": "capture.gpu.engine:GpuMemory",
-    "GpuSampler": "capture.gpu.sampler:GpuSampler",
+    "GpuSampler": "capture.gpu.devices.sampler:GpuSampler",
     "Run": "runs.run:Run",
     "Runtime": "capture.runtime.engine:Runtime",
     "Traced": "capture.frames.refs:Traced",
@@ -64,7 +64,7 @@ _SOURCES = {
     "compact": "runs.compaction:compact",
     "deliver": "capture.frames.sinks:deliver",
     "gpu_scope": "capture.gpu.scope:gpu_scope",
-    "holders": "capture.gpu.holders:holders",
+    "holders": "capture.gpu.holding.holders:holders",
     "hostcuda": "capture.gpu.hostcuda",
     "lab": "lab",
     "labels": "labelsets:labels",

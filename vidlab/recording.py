@@ -44,7 +44,7 @@ VARIABLE = "VIDLAB_RUN"
 ENGINES = {
     "frames": "capture.frames.engine:Frames",
     "gpu_memory": "capture.gpu.engine:GpuMemory",
-    "gpu_sampler": "capture.gpu.sampler:GpuSampler",
+    "gpu_sampler": "capture.gpu.devices.sampler:GpuSampler",
     "runtime": "capture.runtime.engine:Runtime",
 }
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from vidlab.capture.gpu import tracker as tracking
 from vidlab.capture.gpu.engine import GpuMemory
+from vidlab.capture.gpu.tracking import tracker as tracking
 from vidlab.recording import record
 from vidlab.runs.run import open_run
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import vidlab as vl
-from vidlab.capture.gpu import slots
+from vidlab.capture.gpu.driver import slots
 from vidlab.capture.gpu.faults import fail_allocation
 from vidlab.capture.gpu.scope import GpuScopeError
 from vidlab.schema import BORROWED, DRIVER, POOL

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import vidlab as vl
-from vidlab.capture.gpu.sampler import GpuSampler
+from vidlab.capture.gpu.devices.sampler import GpuSampler
 
 pytestmark = pytest.mark.gpu
 
@@ -53,7 +53,7 @@ def test_what_cuda_s_own_pool_takes_is_seen(tmp_path: Path) -> None:
 PROGRAM = """
 import os, sys, time
 import vidlab as vl
-from vidlab.capture.gpu.sampler import GpuSampler
+from vidlab.capture.gpu.devices.sampler import GpuSampler
 with vl.record(sys.argv[1], engines=[GpuSampler(period_s=0.05)]):
     time.sleep(1)
     if (pid := os.fork()) == 0:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import vidlab as vl
-from vidlab.capture.gpu import tracker
 from vidlab.capture.gpu.engine import GpuMemory
+from vidlab.capture.gpu.tracking import tracker
 from vidlab.errors import InputError, RecordingError
 from vidlab.lab.sweeps import sweep
 

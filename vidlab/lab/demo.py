@@ -11,8 +11,8 @@ from typing import Any
 
 from ..capture.engine import Engine
 from ..capture.frames.engine import Frames
+from ..capture.gpu.devices.sampler import GpuSampler
 from ..capture.gpu.engine import GpuMemory
-from ..capture.gpu.sampler import GpuSampler
 from ..capture.runtime.engine import Runtime
 from ..errors import VidlabError
 from ..progress import progress

@@ -27,9 +27,9 @@ from ..capture.frames.sinks import deliver
 from ..capture.frames.stages import stage
 from ..capture.frames.video import open_video
 from ..capture.gpu import hostcuda
+from ..capture.gpu.devices.sampler import GpuSampler
 from ..capture.gpu.engine import GpuMemory
 from ..capture.gpu.hostcuda.installing import working_gpu
-from ..capture.gpu.sampler import GpuSampler
 from ..errors import missing_extra
 from ..labelsets import labels
 from ..recording import record

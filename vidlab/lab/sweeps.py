@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..capture.gpu import tracker
 from ..capture.gpu.engine import GpuMemory
 from ..capture.gpu.faults import OUT_OF_MEMORY, fail_allocation
-from ..capture.gpu.live import Block
+from ..capture.gpu.tracking import tracker
+from ..capture.gpu.tracking.live import Block
 from ..errors import RecordingError
 from ..labelsets import LabelValue
 from ..progress import progress

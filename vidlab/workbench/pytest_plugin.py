@@ -33,8 +33,8 @@ import pytest
 from .. import sizes
 
 if TYPE_CHECKING:
-    from ..capture.gpu.live import Block
-    from ..capture.gpu.tracker import Tracker
+    from ..capture.gpu.tracking.live import Block
+    from ..capture.gpu.tracking.tracker import Tracker
 
 MARKER = "gpu_leak_limit"
 
@@ -194,8 +194,8 @@ def _looped(body: Any, limit: Limit) -> Any:
 def _tracking() -> Iterator[Tracker]:
     """Give the tracker of the recording that runs, or of one that is made for this."""
     from .. import recording
-    from ..capture.gpu import tracker
     from ..capture.gpu.engine import GpuMemory
+    from ..capture.gpu.tracking import tracker
 
     if tracker.active is not None:
         yield tracker.active
@@ -229,7 +229,7 @@ def _report(
     grown: int, before: dict[int, Block], after: dict[int, Block], tracker: Tracker, limit: Limit
 ) -> str:
     """Return how much memory grew, where that was taken and what holds it."""
-    from ..capture.gpu.holders import holders
+    from ..capture.gpu.holding.holders import holders
 
     new: dict[int, list[Block]] = defaultdict(list)
     for block in after.values():

@@ -16,8 +16,8 @@ from .. import labelsets
 from ..capture import propagation
 from ..capture.frames.engine import Frames
 from ..capture.gpu import hostcuda as host_memory
+from ..capture.gpu.devices.sampler import GpuSampler
 from ..capture.gpu.engine import GpuMemory
-from ..capture.gpu.sampler import GpuSampler
 from ..capture.runtime.engine import Runtime
 from ..errors import InputError, RunError
 from ..recording import record_children

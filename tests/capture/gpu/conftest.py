@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from vidlab.capture.gpu import tracker as tracking
+from vidlab.capture.gpu import hostcuda
 from vidlab.capture.gpu.engine import GpuMemory
-from vidlab.capture.gpu.tracker import Tracker
+from vidlab.capture.gpu.tracking import tracker as tracking
+from vidlab.capture.gpu.tracking.tracker import Tracker
 from vidlab.recording import Recording, record
 from vidlab.runs.run import open_run
 
@@ -47,6 +48,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., GpuRecording]]:
     for each in started:
         each.stop()
         assert each.tracker.failures == 0, each.rows("findings")
+
+
+@pytest.fixture(autouse=True)
+def _async_pools_keep_nothing() -> None:
+    """What an earlier test's stream-ordered pool keeps must not count in this one's books."""
+    if not hostcuda.installed():
+        return
+    from cupy.cuda import runtime
+
+    for device in range(runtime.getDeviceCount()):
+        pool = runtime.deviceGetDefaultMemPool(device)
+        runtime.memPoolSetAttribute(pool, runtime.cudaMemPoolAttrReleaseThreshold, 0)
+        runtime.deviceSynchronize()
+        runtime.memPoolTrimTo(pool, 0)
 
 
 class Rmm:

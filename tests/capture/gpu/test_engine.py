@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from vidlab.capture.engine import Engine
-from vidlab.capture.gpu import tracker as tracking
 from vidlab.capture.gpu.engine import GpuMemory
+from vidlab.capture.gpu.tracking import tracker as tracking
 from vidlab.errors import InputError
 from vidlab.recording import record
 from vidlab.runs.run import open_run

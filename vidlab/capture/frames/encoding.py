@@ -10,13 +10,7 @@ from ... import labelsets
 from ...clock import now_ns
 from ...schema import DELIVERED, ENCODER_LAG, FLUSHED, OK, QUEUE
 from . import stages
-from .decoding import (
-    SHORTEST_WAIT_NS,
-    HandedOut,
-    Inside,
-    holds_in_threads,
-    is_call_recorded,
-)
+from .decoding import SHORTEST_WAIT_NS, HandedOut, Inside, holds_in_threads, is_call_recorded
 from .opaque import Carrier, CopyOpaque, Registry
 from .recorder import SpanRecorder
 from .refs import FrameRef

@@ -13,15 +13,17 @@ from typing import Any
 from ...errors import InputError, VidlabError
 from ...schema import DRIVER, POOL
 from ..patching import Patches
-from . import driver, holders, libcuda
-from . import tracker as tracking
-from .borrowing import Borrowing
-from .contexts import Contexts, current_stream, current_stream_function
-from .meters import on_hostcuda
-from .pool import PoolLevel
-from .slots import extension
-from .stacks import Stacks
-from .tracker import Tracker, Writer
+from .devices import libcuda
+from .devices.meters import on_hostcuda
+from .driver import level as driver
+from .driver.slots import extension
+from .holding import holders
+from .tracking import tracker as tracking
+from .tracking.borrowing import Borrowing
+from .tracking.contexts import Contexts, current_stream, current_stream_function
+from .tracking.pool import PoolLevel
+from .tracking.stacks import Stacks
+from .tracking.tracker import Tracker, Writer
 
 #: How often it is looked whether the allocator is still ours.
 _INTERVAL_S = 0.1

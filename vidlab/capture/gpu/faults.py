@@ -166,7 +166,8 @@ class fail_allocation:
 def _interposed() -> ExitStack:
     """Have the armed fault asked, until the stack is closed."""
     from ..patching import Patches
-    from . import driver, tracker
+    from .driver import level as driver
+    from .tracking import tracker
 
     undo = ExitStack()
     if tracker.active is not None:  # the recorders are there

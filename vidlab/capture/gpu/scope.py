@@ -9,8 +9,8 @@ from typing import Any
 from ... import labelsets
 from ...errors import VidlabError, missing_extra
 from ...schema import POOL
-from . import tracker
-from .live import Block
+from .tracking import tracker
+from .tracking.live import Block
 
 #: The label that what is taken inside a scope bears.
 LABEL = "gpu_scope"

@@ -19,8 +19,8 @@ from ...clock import now_ns
 from ...runs import processes
 from ...runs.background import Background
 from ...schema import TABLES
-from . import libcuda
-from .meters import on_hostcuda
+from .devices import libcuda
+from .devices.meters import on_hostcuda
 
 _RECORD = TABLES["gpu_times"].record
 assert _RECORD is not None

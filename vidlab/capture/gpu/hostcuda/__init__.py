@@ -12,12 +12,7 @@ this machine's memory takes, and is complete when the call returns.
 """
 
 from .cudart import Books, block_size, books, library
-from .installing import (
-    for_children,
-    install,
-    install_from_environment,
-    installed,
-)
+from .installing import for_children, install, install_from_environment, installed
 from .refusals import DEVICE_NAME, NotServedError
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""What the devices say of themselves: NVML, read at a period."""

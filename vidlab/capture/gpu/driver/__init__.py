@@ -1,0 +1,1 @@
+"""The driver level: CuPy's calls of the CUDA runtime, and the C that sees them."""
