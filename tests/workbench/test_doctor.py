@@ -17,7 +17,7 @@ from vidlab.capture.gpu import native
 from vidlab.workbench import doctor
 from vidlab.workbench.doctor import Finding
 
-NVML = Path(__file__).parents[1] / "capture" / "gpu" / "nvml" / "nvml.c"
+NVML = Path(__file__).parents[1] / "capture" / "gpu" / "devices" / "nvml" / "nvml.c"
 
 EXPORT = '__attribute__((visibility("default")))'
 

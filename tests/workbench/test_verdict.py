@@ -86,7 +86,7 @@ class _Planted:
         labels = {"pid": 1, "tid": 1, "stream_id": "cam-slow", "codec": "av1", "gpu": None}
         known = [pl.lit(value).alias(name) for name, value in labels.items()]
         columns = ["t_ns", "t_demux_ns", "t_done_ns", "frame", "seq", "fate"]
-        self.tables = {
+        self.known = {
             "frames": pl.DataFrame(frames, schema=columns, orient="row").with_columns(
                 *known,
                 t_decoded_ns="t_demux_ns",
@@ -101,9 +101,12 @@ class _Planted:
             ),
         }
 
+    def tables(self) -> list[str]:
+        return list(self.known)
+
     def scan(self, table: str) -> pl.LazyFrame:
-        if table in self.tables:
-            return self.tables[table].lazy().with_columns(pl.col("frame").cast(pl.UInt64))
+        if table in self.known:
+            return self.known[table].lazy().with_columns(pl.col("frame").cast(pl.UInt64))
         return _empty(table).lazy()
 
 
