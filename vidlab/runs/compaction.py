@@ -112,6 +112,7 @@ class _Compaction:
         self._scratch.mkdir()
         with progress(f"compacting {self._run.name}", 2 * self._bytes(), "B") as advance:
             self._write_recorded("spans", advance)
+            self._decoder.gpu_times.forget()
             self._write_recorded("frame_events", advance)
             findings = self._write_frames()
             for name in self._segments.tables:

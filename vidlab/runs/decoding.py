@@ -39,13 +39,15 @@ class Decoder:
         The run's label sets. It grows with `refresh`; numbers once given stay.
     stacks : StackTable
         The run's call stacks, likewise.
+    gpu_times : GpuTimes
+        The GPU times of spans.
     """
 
     def __init__(self, segments: Segments) -> None:
         self.segments = segments
         self.labels = LabelTable()
         self.stacks = StackTable()
-        self._gpu_times = GpuTimes()
+        self.gpu_times = GpuTimes()
         self._vocabularies: dict[tuple[str, str], Vocabulary] = {}
         self._sets: dict[int, Translation] = {}
         self._names: dict[tuple[int, str, str], Translation] = {}
@@ -55,7 +57,7 @@ class Decoder:
 
     def refresh(self) -> None:
         """Take up label sets, stacks and GPU times that were written down since."""
-        self._gpu_times.refresh(self.segments)
+        self.gpu_times.refresh(self.segments)
         for index, process in self.segments.processes.items():
             stacks = self._stack_numbers.setdefault(index, _only_the_empty_set())
             for line in self._new_lines(process, "stacks"):
@@ -157,7 +159,7 @@ class Decoder:
         if name == "span" and table.name == "spans":
             return pa.array(_span_ids(process, batch))
         if name == "gpu_duration_ns" and table.name == "spans":
-            return _with_nulls(name, self._gpu_times.of(_span_ids(process, batch)), type)
+            return _with_nulls(name, self.gpu_times.of(_span_ids(process, batch)), type)
         if name not in batch.schema.names:
             return pa.nulls(batch.num_rows, type)
         values = batch[name].to_numpy(zero_copy_only=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from ..schema import UNKNOWN
 from .segments import Segments
@@ -15,26 +16,37 @@ GRAIN_NS = 256
 
 
 class GpuTimes:
-    """The times that the segments of a run hold, by span."""
+    """The times that the segments of a run hold, by span: 12 bytes each."""
 
     def __init__(self) -> None:
         self._spans = np.zeros(0, np.uint64)
-        self._durations_ns = np.zeros(0, np.int64)
+        self._grains = np.zeros(0, np.int32)
 
     def refresh(self, segments: Segments) -> None:
         """Read them anew."""
-        batches = [batch for _, batch in segments.batches("gpu_times")]
-        if not batches:
+        spans, grains = [], []
+        for _, batch in segments.batches("gpu_times"):
+            # Copies of what is needed: a batch would keep all of its columns in memory.
+            spans.append(batch["span"].to_numpy().copy())
+            durations = np.rint(batch["gpu_duration_ns"].to_numpy() / GRAIN_NS)
+            grains.append(np.clip(durations, 0, np.iinfo(np.int32).max).astype(np.int32))
+            del batch
+        if not spans:
             return
-        spans = np.concatenate([batch["span"].to_numpy() for batch in batches])
-        durations = np.concatenate([batch["gpu_duration_ns"].to_numpy() for batch in batches])
-        order = np.argsort(spans, kind="stable")
-        self._spans = spans[order]
-        self._durations_ns = np.rint(durations[order] / GRAIN_NS).astype(np.int64) * GRAIN_NS
+        self._spans, self._grains = np.concatenate(spans), np.concatenate(grains)
+        del spans, grains
+        pa.default_memory_pool().release_unused()
+        order = np.argsort(self._spans, kind="stable")
+        self._spans, self._grains = self._spans[order], self._grains[order]
+
+    def forget(self) -> None:
+        """Let go of all times."""
+        self._spans, self._grains = self._spans[:0].copy(), self._grains[:0].copy()
 
     def of(self, spans: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
         """Return the GPU time of each of these spans, in nanoseconds; UNKNOWN if not timed."""
         if not len(self._spans):
             return np.full(len(spans), UNKNOWN, np.int64)
         places = np.minimum(np.searchsorted(self._spans, spans), len(self._spans) - 1)
-        return np.where(self._spans[places] == spans, self._durations_ns[places], UNKNOWN)
+        durations_ns = self._grains[places].astype(np.int64) * GRAIN_NS
+        return np.where(self._spans[places] == spans, durations_ns, UNKNOWN)
