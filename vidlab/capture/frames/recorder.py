@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import threading
-import traceback
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING
 from ... import labelsets
 from ...clock import now_ns
 from ...schema import TABLES, UNKNOWN
+from .. import failures
 from . import spans
 from .refs import FrameRef
 from .sampling import Sampling
@@ -318,14 +316,5 @@ class SpanRecorder:
     def failed(self) -> None:
         """Count a failure of the engine itself, from within its `except`; report the first."""
         self.failures += 1
-        if self.failures > 1:
-            return
-        with contextlib.suppress(Exception):
-            kind, error, where = sys.exc_info()
-            self.writer.finding(
-                "recorder_failed",
-                "something in vidlab failed, so spans or events may be missing: "
-                f"{kind.__name__ if kind else 'an error'}: {error}",
-                severity="error",
-                traceback="".join(traceback.format_tb(where)[-6:]),
-            )
+        if self.failures == 1:
+            failures.report(self.writer, "spans or events")

@@ -15,7 +15,6 @@ import itertools
 import os
 import sys
 import threading
-import traceback
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections import defaultdict
@@ -25,6 +24,7 @@ from typing import Any
 from .... import labelsets
 from ....clock import now_ns
 from ....schema import ALLOC, BY_GC, BY_REFCOUNT, DEVICE, FREE, NOT_FREED, TABLES, UNKNOWN
+from ... import failures
 from ...frames import stages
 from .interrupts import is_anothers, raise_later
 from .live import Block, Live
@@ -335,17 +335,8 @@ class Tracker:
             raise_later(error)
             return
         self.failures += 1
-        if self.failures > 1:
-            return
-        with contextlib.suppress(Exception):
-            kind, error, where = sys.exc_info()
-            self.writer.finding(
-                "recorder_failed",
-                "something in vidlab failed, so allocations may be missing: "
-                f"{kind.__name__ if kind else 'an error'}: {error}",
-                severity="error",
-                traceback="".join(traceback.format_tb(where)[-6:]),
-            )
+        if self.failures == 1:
+            failures.report(self.writer, "allocations")
 
 
 #: The tracker of the recording that runs, if one does.
