@@ -62,7 +62,7 @@ class MemoryWriter:
         buffer: MemoryBuffer = mine[table]
         return buffer
 
-    def row(self, table: str, **columns: Any) -> None:
+    def row(self, table: str, /, **columns: Any) -> None:
         assert not columns.keys() - {column.name for column in TABLES[table].columns}, columns
         self.all_rows.append((table, columns))
 

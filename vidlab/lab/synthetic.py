@@ -340,7 +340,7 @@ def _write_lines(folder: Path, side: str, lines: Iterable[Mapping[str, Any]]) ->
 
 
 def _write_rows(folder: Path, table: str, rows: list[dict[str, Any]]) -> None:
-    schema = segment_schema(table)
+    schema = segment_schema(TABLES[table])
     with pa.ipc.new_stream(_path(folder, table), schema) as stream:
         stream.write_table(pa.Table.from_pylist(rows, schema=schema))
 
@@ -353,10 +353,10 @@ class _Segment:
     """A table's Arrow stream in the making."""
 
     def __init__(self, folder: Path, table: str) -> None:
-        self._table = table
+        self._table = TABLES[table]
         self._stream = pa.ipc.new_stream(
             _path(folder, table),
-            segment_schema(table),
+            segment_schema(self._table),
             options=pa.ipc.IpcWriteOptions(compression="lz4"),
         )
 

@@ -24,14 +24,14 @@ import pyarrow as pa
 
 from ..errors import RunError
 from ..progress import Advance, progress
-from ..schema import TABLES
+from ..schema import TABLES, Table, kernel
 from . import cube
 from .blocks import SPARES
 from .decoding import Decoder, plain_schema
 from .derivation import FrameCensus, derived
 from .labelling import with_labels
 from .manifest import RECORDING, SEGMENTS, Manifest, ProcessFacts, TableFacts, process
-from .parquet import TableFile
+from .parquet import ROW_GROUP_BYTES, ROW_GROUP_ROWS, TableFile, rows_within
 from .segments import Segments, index_of
 from .sorting import RowSorter
 
@@ -118,7 +118,8 @@ class _Compaction:
             for name in self._segments.tables:
                 if name not in ("spans", "frame_events", "findings", "gpu_times"):
                     self._write_recorded(name, advance)
-            self._write("findings", self._plain("findings", advance, findings), advance)
+            table = TABLES["findings"]
+            self._write(table, self._plain(table, advance, findings), advance)
         self._write_side_tables()
         cube.write(self._scratch / cube.FILE_NAME, self._cube.finish(self._decoder.labels))
         (self._scratch / "frame_events.parquet").unlink()
@@ -130,33 +131,39 @@ class _Compaction:
         return sum((folder / name).stat().st_size for name in self._segments.files())
 
     def _write_recorded(self, name: str, advance: Advance) -> None:
-        self._write(name, self._plain(name, advance), advance)
+        table = self._segments.table(name)
+        assert table is not None  # it is one of the segments' tables
+        self._write(table, self._plain(table, advance), advance)
 
     def _plain(
-        self, name: str, advance: Advance, further: Iterable[pa.Table] = ()
+        self, table: Table, advance: Advance, further: Iterable[pa.Table] = ()
     ) -> Iterator[pa.RecordBatch]:
-        for process_, batch in self._segments.batches(name):
+        for process_, batch in self._segments.batches(table.name):
             advance(batch.nbytes)
-            yield self._decoder.plain(name, process_, batch)
+            yield self._decoder.plain(table, process_, batch)
         for rows in further:
             yield from rows.to_batches()
 
-    def _write(self, name: str, batches: Iterable[pa.RecordBatch], advance: Advance) -> None:
+    def _write(self, table: Table, batches: Iterable[pa.RecordBatch], advance: Advance) -> None:
         """Write a table, sorted by stream and time."""
+        name = table.name
         ranks = self._decoder.labels.stream_ranks()
         spill = self._scratch / f"{name}.spilled"
-        sorter = RowSorter(plain_schema(name), ranks, spill)
+        sorter = RowSorter(plain_schema(table), ranks, spill)
         for batch in batches:
             sorter.add(batch)
         # A file that says that there is nothing would say that somebody looked.
-        if not sorter.rows and name not in (*_ALWAYS, "frame_events"):
+        if not sorter.rows and not table.declared and name not in (*_ALWAYS, "frame_events"):
             return
-        with TableFile(self._path(name), TABLES[name].arrow_schema) as file:
+        schema = table.arrow_schema
+        # One that a recording declares may be of any width, and memory is bounded.
+        rows = rows_within(schema, ROW_GROUP_BYTES, ROW_GROUP_ROWS) if table.declared else None
+        with TableFile(self._path(name), schema, group_rows=rows) as file:
             for block in sorter.sorted():
-                rows = self._decoder.finished(name, block)
-                file.write(rows)
-                self._count(name, rows)
-                advance(rows.nbytes)
+                finished = self._decoder.finished(table, block)
+                file.write(finished)
+                self._count(name, finished)
+                advance(finished.nbytes)
                 # Or Arrow would keep what it needs no more, to be had by nobody else.
                 pa.default_memory_pool().release_unused()
         self._rows[name] = file.rows
@@ -183,13 +190,13 @@ class _Compaction:
         def plain() -> Iterator[pa.RecordBatch]:
             for known, found in derived(events, spans, self._census.stretches()):
                 yield from self._decoder.plain_from_finished(
-                    "frames", known.to_arrow()
+                    TABLES["frames"], known.to_arrow()
                 ).to_batches()
                 if found.height:
-                    rows = self._decoder.plain_from_finished("findings", found.to_arrow())
+                    rows = self._decoder.plain_from_finished(TABLES["findings"], found.to_arrow())
                     findings.append(rows)
 
-        self._write("frames", plain(), lambda steps: None)
+        self._write(TABLES["frames"], plain(), lambda steps: None)
         return findings
 
     def _write_side_tables(self) -> None:
@@ -206,13 +213,14 @@ class _Compaction:
 
     def _publish(self) -> Manifest:
         losses = self._segments.losses()
+        further = {name for name in (*self._rows, *losses) if name.startswith(kernel.PREFIX)}
         tables = {
             name: TableFacts(
                 rows=self._rows.get(name, 0),
                 **losses.get(name, {}),
                 bytes=self._path(name).stat().st_size if name in self._rows else 0,
             )
-            for name in TABLES
+            for name in (*TABLES, *sorted(further - TABLES.keys()))
             if name in self._rows or name in losses
         }
         for name in (*(f"{table}.parquet" for table in self._rows), cube.FILE_NAME):

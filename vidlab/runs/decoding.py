@@ -18,13 +18,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..schema import CHOICES, NAMED, TABLES, TEXT, UNKNOWN, Table
+from ..schema import CHOICES, HOLDS, NAMED, NAMES, TEXT, UNKNOWN, Table
 from .gputimes import GpuTimes
 from .interning import COLUMN_KEYS, EMPTY, LabelTable, StackTable, Translation, Vocabulary
 from .segments import Process, Segments
 
 #: Unsigned columns in which zero stands for "none".
 _ZERO_IS_NULL = frozenset({"frame", "parent", "span", "context", "stack"})
+
+#: The same, of a declared table: what it says of its own columns is its own affair.
+_OF_SPANS = frozenset({"span", "frame"})
+
+#: Above these bits of a span's number is the index of its process.
+PROCESS_SHIFT = 52
 
 #: Columns of names in which number zero stands for "none".
 _MAY_LACK_NAME = frozenset({"task"})
@@ -83,32 +89,33 @@ class Decoder:
         """Return the texts of a table's text column."""
         return self._vocabularies.setdefault((table, column), Vocabulary())
 
-    def plain(self, name: str, process: Process, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def plain(self, table: Table, process: Process, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return a process's batch (as `Segments.batches` yields it) as plain rows."""
-        table = TABLES[name]
         decode = self._recorded if table.record else self._written
+        decode = self._declared if table.declared else decode
         columns = {
             column.name: decode(table, column.name, process, batch)
             for column in table.columns
             if column.name not in COLUMN_KEYS
         }
-        columns["labels"] = self._labels(process, batch)
-        return pa.record_batch(columns, schema=plain_schema(name))
+        labels = self._labels_of_spans if table.declared else self._labels
+        columns["labels"] = labels(process, batch)
+        return pa.record_batch(columns, schema=plain_schema(table))
 
-    def plain_from_finished(self, name: str, rows: pa.Table) -> pa.Table:
+    def plain_from_finished(self, table: Table, rows: pa.Table) -> pa.Table:
         """Return rows with texts, such as derived ones, as plain rows."""
-        schema = plain_schema(name)
+        schema = plain_schema(table)
         columns = []
         for field in schema:
             column = rows[field.name].combine_chunks()
-            if TABLES[name].arrow_schema.field(field.name).type == TEXT:
-                column = self.vocabulary(name, field.name).numbers(column)
+            if table.arrow_schema.field(field.name).type == TEXT:
+                column = self.vocabulary(table.name, field.name).numbers(column)
             columns.append(column.cast(field.type))
         return pa.Table.from_arrays(columns, schema=schema)
 
-    def finished(self, name: str, rows: pa.Table) -> pa.Table:
+    def finished(self, table: Table, rows: pa.Table) -> pa.Table:
         """Return plain rows as the table is read: texts, and the labels' columns."""
-        schema = TABLES[name].arrow_schema
+        schema = table.arrow_schema
         rows = rows.combine_chunks()
         of_labels = dict(
             zip(COLUMN_KEYS, self.labels.columns(_single(rows["labels"])), strict=True)
@@ -118,7 +125,7 @@ class Decoder:
             if field.name in of_labels:
                 column = of_labels[field.name]
             elif field.type == TEXT:
-                column = self.vocabulary(name, field.name).column(_single(rows[field.name]))
+                column = self.vocabulary(table.name, field.name).column(_single(rows[field.name]))
             else:
                 column = rows[field.name]
             columns.append(column)
@@ -128,6 +135,23 @@ class Decoder:
         sets = self._sets.setdefault(process.index, _only_the_empty_set())
         local = _numbers(batch, "labels", np.uint32)
         return pa.array(self._translated(sets, local, process, "label sets"))
+
+    def _labels_of_spans(self, process: Process, batch: pa.RecordBatch) -> pa.Array:
+        """The labels of events, which may be those of another process than the one that wrote.
+
+        An event in a span has the number of its label set from the span's process.
+        """
+        owners = _numbers(batch, "span", np.uint64) >> np.uint64(PROCESS_SHIFT)
+        if not ((owners != 0) & (owners != process.index)).any():
+            return self._labels(process, batch)
+        own = (owners == 0) | (owners == process.index)
+        labels = np.zeros(batch.num_rows, np.uint32)
+        labels[own] = self._labels(process, batch.filter(pa.array(own))).to_numpy()
+        for index in set(np.unique(owners).tolist()) & self.segments.processes.keys():
+            of_other = owners == index
+            part = batch.filter(pa.array(of_other))
+            labels[of_other] = self._labels(self.segments.processes[index], part).to_numpy()
+        return pa.array(labels)
 
     def _translated(
         self,
@@ -153,7 +177,7 @@ class Decoder:
         self, table: Table, name: str, process: Process, batch: pa.RecordBatch
     ) -> pa.Array:
         """A finished column from a record's fields."""
-        type = plain_schema(table.name).field(name).type
+        type = plain_schema(table).field(name).type
         if name == "pid":
             return _pid(process, batch.num_rows)
         if name == "span" and table.name == "spans":
@@ -183,15 +207,41 @@ class Decoder:
         self, table: Table, name: str, process: Process, batch: pa.RecordBatch
     ) -> pa.Array:
         """A finished column from one that was written as text and numbers."""
-        type = plain_schema(table.name).field(name).type
+        type = plain_schema(table).field(name).type
         if name not in batch.schema.names:
             return pa.nulls(batch.num_rows, type)
         column = batch[name]
-        if TABLES[table.name].arrow_schema.field(name).type == TEXT:
+        if table.arrow_schema.field(name).type == TEXT:
             return self.vocabulary(table.name, name).numbers(column)
         if name in _ZERO_IS_NULL:
             column = pc.if_else(pc.equal(column, 0), pa.scalar(None, column.type), column)
         return column.cast(type)
+
+    def _declared(
+        self, table: Table, name: str, process: Process, batch: pa.RecordBatch
+    ) -> pa.Array:
+        """A finished column from one of a stream that declares what it is."""
+        type = plain_schema(table).field(name).type
+        if name not in batch.schema.names:
+            return pa.nulls(batch.num_rows, type)
+        column, is_text = batch[name], table.arrow_schema.field(name).type == TEXT
+        if (batch.schema.field(name).metadata or {}).get(HOLDS.encode()) == NAMES.encode():
+            numbers = _numbers(batch, name, np.uint32)
+            known, none = np.zeros(len(numbers), np.int32), numbers == 0
+            known[~none] = self._named(table, name, process, numbers[~none])
+            column = pa.array(known, mask=none)
+            if is_text:
+                return column
+            column = self.vocabulary(table.name, name).column(column).cast(pa.string())
+        if name in _OF_SPANS:
+            column = pc.if_else(pc.equal(column, 0), pa.scalar(None, column.type), column)
+        try:
+            if is_text:  # another process declares it so
+                return self.vocabulary(table.name, name).numbers(column.cast(pa.string()))
+            return column.cast(type)
+        except pa.ArrowException:  # declared otherwise since the table was asked for
+            self.segments.note(f"values of {table.name}.{name} are not {type}: left out")
+            return pa.nulls(batch.num_rows, type)
 
     def _named(
         self, table: Table, column: str, process: Process, numbers: npt.NDArray[np.integer]
@@ -210,20 +260,20 @@ class Decoder:
 
 
 @cache
-def plain_schema(name: str) -> pa.Schema:
+def plain_schema(table: Table) -> pa.Schema:
     """Return the Arrow schema of a table's plain rows."""
     return pa.schema(
         [
             (column.name, pa.int32() if column.type == TEXT else column.type)
-            for column in TABLES[name].columns
+            for column in table.columns
             if column.name not in COLUMN_KEYS
         ]
     )
 
 
-def table_of(name: str, batches: Iterable[pa.RecordBatch]) -> pa.Table:
+def table_of(table: Table, batches: Iterable[pa.RecordBatch]) -> pa.Table:
     """Return batches of plain rows as one table, which may be empty."""
-    return pa.Table.from_batches(batches, schema=plain_schema(name))
+    return pa.Table.from_batches(batches, schema=plain_schema(table))
 
 
 def _only_the_empty_set() -> Translation:
@@ -247,7 +297,7 @@ def _pid(process: Process, rows: int) -> pa.Array:
 def _span_ids(process: Process, batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
     thread = _numbers(batch, "thread", np.uint32).astype(np.uint64)
     sequence = _numbers(batch, "sequence", np.uint32).astype(np.uint64)
-    return np.uint64(process.index << 52) | thread << np.uint64(32) | sequence
+    return np.uint64(process.index << PROCESS_SHIFT) | thread << np.uint64(32) | sequence
 
 
 def _with_nulls(name: str, values: npt.NDArray[Any], type: pa.DataType) -> pa.Array:

@@ -1,8 +1,8 @@
 """Records and rows as Arrow: the batches of which a run's segments are made.
 
 Batches of records carry raw numbers, as the threads packed them; those of rows
-carry text. Both name label sets by the numbers of their process. `decoding` is
-the way back.
+carry text; those of declared tables (see `batches`) are columns, texts by number. All
+name label sets by the numbers of their process. `decoding` is the way back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..schema import LABELS, TABLES, TEXT
+from ..schema import LABELS, TABLES, TEXT, Column, Table
 from .blocks import Block
 
 #: How a stream ends: a message of no length.
@@ -24,42 +24,39 @@ END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch as the bytes of an Arrow IPC message, for so many rows."""
+    """A batch as an Arrow IPC message, in one part or in several, for so many rows."""
 
-    message: memoryview
+    message: Sequence[memoryview]
     rows: int
 
 
 @cache
-def segment_schema(table: str) -> pa.Schema:
+def segment_schema(table: Table) -> pa.Schema:
     """Return the Arrow schema of a table's segments."""
-    known = TABLES[table]
-    if known.record is not None:
-        types = known.record.dtype
+    if table.record is not None:
+        types = table.record.dtype
         fields = [(name, pa.from_numpy_dtype(types[name])) for name in record_columns(table)]
         return pa.schema([*fields, ("thread", pa.uint32()), ("tid", pa.int32())])
     own_labels = {column.name for column in LABELS} - {"labels"}
-    return pa.schema(
-        [
-            (column.name, pa.string() if column.type == TEXT else column.type)
-            for column in known.columns
-            if column.name not in own_labels
-        ]
-    )
+    text = pa.uint32() if table.declared else pa.string()
+
+    def type_of(column: Column) -> pa.DataType:
+        return text if column.type == TEXT else column.type
+
+    return table.schema((c for c in table.columns if c.name not in own_labels), type_of)
 
 
 @cache
-def stream_head(table: str) -> bytes:
+def stream_head(table: Table) -> bytes:
     """Return how a table's streams begin, before the first batch."""
     return segment_schema(table).serialize().to_pybytes()  # type: ignore[no-any-return]
 
 
 @cache
-def record_columns(table: str) -> tuple[str, ...]:
+def record_columns(table: Table) -> tuple[str, ...]:
     """Return the names of a record's fields, without those that only pad it."""
-    record = TABLES[table].record
-    assert record is not None
-    return tuple(name for name, _ in record.fields if not name.startswith("pad"))
+    assert table.record is not None
+    return tuple(name for name, _ in table.record.fields if not name.startswith("pad"))
 
 
 def count_holes(block: Block) -> int:
@@ -74,33 +71,34 @@ def encode_block(block: Block, options: pa.ipc.IpcWriteOptions) -> Encoded:
     marks = records[_commit(block.table)]
     if not marks.all():
         records = records[marks != 0]
-    schema = segment_schema(block.table)
+    table = TABLES[block.table]
+    schema = segment_schema(table)
     values = [
-        *(np.ascontiguousarray(records[name]) for name in record_columns(block.table)),
+        *(np.ascontiguousarray(records[name]) for name in record_columns(table)),
         np.full(len(records), block.thread, np.uint32),
         np.full(len(records), block.tid, np.int32),
     ]
-    columns = [_fixed(column, field.type) for column, field in zip(values, schema, strict=True)]
+    columns = [fixed(column, field.type) for column, field in zip(values, schema, strict=True)]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-    return _encoded(block.table, batch, options, {"buffer": block.name})
+    return encode(table, batch, options, {"buffer": block.name})
 
 
 def encode_rows(
-    table: str, rows: Sequence[Mapping[str, Any]], options: pa.ipc.IpcWriteOptions
+    table: Table, rows: Sequence[Mapping[str, Any]], options: pa.ipc.IpcWriteOptions
 ) -> Encoded:
     """Return rows as a batch; those that don't fit the table's types are left out."""
     try:
         batch = _batch(table, rows)
     except _UNFIT:
         batch = _batch(table, [row for row in rows if _fits(table, row)])
-    return _encoded(table, batch, options)
+    return encode(table, batch, options)
 
 
 #: What a value raises that is not of its column's type.
 _UNFIT = (TypeError, ValueError, OverflowError, AttributeError)
 
 
-def _fits(table: str, row: Mapping[str, Any]) -> bool:
+def _fits(table: Table, row: Mapping[str, Any]) -> bool:
     try:
         _batch(table, [row])
     except _UNFIT:
@@ -108,7 +106,7 @@ def _fits(table: str, row: Mapping[str, Any]) -> bool:
     return True
 
 
-def _batch(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+def _batch(table: Table, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     schema = segment_schema(table)
     columns = [_column([row.get(field.name) for row in rows], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
@@ -123,22 +121,24 @@ def _column(values: Sequence[Any], type: pa.DataType) -> pa.Array:
     if pa.types.is_string(type):
         texts = [b"" if value is None else _utf8(value) for value in values]
         ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-        buffers = [_bits(known), pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+        buffers = [bits(known), pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
         return pa.Array.from_buffers(type, len(values), buffers)
     if pa.types.is_boolean(type):
-        bits = _bits(np.array([bool(value) for value in values], np.bool_))
-        return pa.Array.from_buffers(type, len(values), [_bits(known), bits])
+        truths = bits(np.array([bool(value) for value in values], np.bool_))
+        return pa.Array.from_buffers(type, len(values), [bits(known), truths])
     plain = [0 if value is None else value for value in values]
-    return _fixed(np.array(plain, type.to_pandas_dtype()), type, _bits(known))
+    return fixed(np.array(plain, type.to_pandas_dtype()), type, bits(known))
 
 
-def _fixed(
+def fixed(
     values: np.ndarray[tuple[int], np.dtype[Any]], type: pa.DataType, known: pa.Buffer | None = None
 ) -> pa.Array:
+    """Return contiguous values of a type of fixed size as an Arrow column, without a copy."""
     return pa.Array.from_buffers(type, len(values), [known, pa.py_buffer(values)])
 
 
-def _bits(values: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> pa.Buffer:
+def bits(values: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> pa.Buffer:
+    """Return truth values as Arrow has them, eight in a byte."""
     return pa.py_buffer(np.packbits(values, bitorder="little"))
 
 
@@ -158,8 +158,8 @@ def _commit(table: str) -> str:
     return record.commit
 
 
-def _encoded(
-    table: str,
+def encode(
+    table: Table,
     batch: pa.RecordBatch,
     options: pa.ipc.IpcWriteOptions,
     metadata: Mapping[str, str] | None = None,
@@ -168,4 +168,4 @@ def _encoded(
     sink = pa.BufferOutputStream()
     stream = pa.ipc.new_stream(sink, batch.schema, options=options)
     stream.write_batch(batch, custom_metadata=metadata)
-    return Encoded(memoryview(sink.getvalue())[len(stream_head(table)) :], batch.num_rows)
+    return Encoded([memoryview(sink.getvalue())[len(stream_head(table)) :]], batch.num_rows)

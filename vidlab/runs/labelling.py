@@ -6,26 +6,28 @@ from typing import TypeVar
 
 import polars as pl
 
-from ..schema import TABLES
+from ..schema import TABLES, Table
 from .interning import LabelTable
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
-def with_labels(rows: Frame, labels: LabelTable) -> Frame:
+def with_labels(rows: Frame, labels: LabelTable, table: Table | None = None) -> Frame:
     """Return rows with the column `sample_rate` and one for each further label key.
+
+    `table` is needed if it is a declared one.
 
     They are look-ups by the row's label set rather than a join, so that a query which
     does not name them does not pay for them, and filters still reach the file.
     """
     return rows.with_columns(
-        _sample_rate(labels), *(_label(labels, key) for key in labels.other_keys)
+        _sample_rate(labels), *(_label(labels, key, table) for key in labels.other_keys)
     )
 
 
-def label_schema(labels: LabelTable) -> dict[str, pl.DataType]:
+def label_schema(labels: LabelTable, table: Table | None = None) -> dict[str, pl.DataType]:
     """Return the columns that `with_labels` adds."""
-    others = {_column_name(key): pl.Categorical() for key in labels.other_keys}
+    others = {_column_name(key, table): pl.Categorical() for key in labels.other_keys}
     return {"sample_rate": pl.Float64(), **others}
 
 
@@ -40,12 +42,12 @@ def _sample_rate(labels: LabelTable) -> pl.Expr:
     )
 
 
-def _label(labels: LabelTable, key: str) -> pl.Expr:
+def _label(labels: LabelTable, key: str, table: Table | None) -> pl.Expr:
     texts = [None if value is None else str(value) for value in labels.values(key)]
     return (
         pl.col("labels")
         .replace_strict(range(len(texts)), texts, default=None, return_dtype=pl.Categorical)
-        .alias(_column_name(key))
+        .alias(_column_name(key, table))
     )
 
 
@@ -53,5 +55,6 @@ def _label(labels: LabelTable, key: str) -> pl.Expr:
 _TAKEN = frozenset(column.name for table in TABLES.values() for column in table.columns)
 
 
-def _column_name(key: str) -> str:
-    return f"label_{key}" if key in _TAKEN else key
+def _column_name(key: str, table: Table | None) -> str:
+    own = () if table is None else (column.name for column in table.columns)
+    return f"label_{key}" if key in _TAKEN or key in own else key

@@ -27,6 +27,9 @@ SCHEMA_KEY = b"vidlab.schema"
 #: reads little else.
 ROW_GROUP_ROWS = 1 << 19
 
+#: What they may come to in memory, of a table of any width.
+ROW_GROUP_BYTES = 32 << 20
+
 _DELTA = (
     *("t_ns", "frame", "seq", "pts", "dts", "t_demux_ns", "t_decoded_ns", "t_done_ns"),
     "generation",
@@ -45,6 +48,8 @@ class TableFile:
         The table's.
     metadata : mapping of str to str
         Added to the file's own.
+    group_rows : int, optional
+        Rows of a row group.
 
     Attributes
     ----------
@@ -53,9 +58,14 @@ class TableFile:
     """
 
     def __init__(
-        self, path: Path, schema: pa.Schema, metadata: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        schema: pa.Schema,
+        metadata: Mapping[str, str] | None = None,
+        group_rows: int | None = None,
     ) -> None:
         self._path = path
+        self._group_rows = group_rows or ROW_GROUP_ROWS
         self.rows = 0
         texts = [f.name for f in schema if pa.types.is_dictionary(f.type)]
         small = [
@@ -63,7 +73,8 @@ class TableFile:
             for field in schema
             if field.name in _RECURRING or field.type in (pa.uint32(), pa.int32(), pa.int16())
         ]
-        known = {SCHEMA_KEY: RUN_SCHEMA.encode(), **_encoded(metadata or {})}
+        own = schema.metadata or {}
+        known = {**own, SCHEMA_KEY: RUN_SCHEMA.encode(), **_encoded(metadata or {})}
         self._schema = schema.with_metadata(known)
         self._waiting = self._schema.empty_table()
         self._writer = pq.ParquetWriter(
@@ -81,13 +92,13 @@ class TableFile:
         """Write these rows after those that were written before."""
         self._waiting = pa.concat_tables([self._waiting, rows.cast(self._schema)])
         self.rows += rows.num_rows
-        while self._waiting.num_rows >= ROW_GROUP_ROWS:
+        while self._waiting.num_rows >= self._group_rows:
             self._write_group()
 
     def _write_group(self) -> None:
-        rows = self._waiting.slice(0, ROW_GROUP_ROWS)
-        self._waiting = self._waiting.slice(ROW_GROUP_ROWS)
-        self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+        rows = self._waiting.slice(0, self._group_rows)
+        self._waiting = self._waiting.slice(self._group_rows)
+        self._writer.write_table(rows, row_group_size=self._group_rows)
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +115,14 @@ class TableFile:
         if error is None:
             with self._path.open("rb") as written:
                 os.fsync(written.fileno())
+
+
+def rows_within(schema: pa.Schema, size: int, most: int) -> int:
+    """Return how many rows of these columns have this size in bytes in memory: `most` at most."""
+    # A list or a text of its own counts as a number: a guess, but for few columns.
+    fixed = (pa.types.is_primitive, pa.types.is_dictionary)
+    bits = sum(f.type.bit_width if any(k(f.type) for k in fixed) else 64 for f in schema)
+    return max(min(most, 8 * size // bits), 1)
 
 
 def metadata(path: Path) -> dict[str, str]:

@@ -55,17 +55,18 @@ class Rows:
             rows = [waiting.popleft() for _ in range(len(waiting))]
             if not rows:
                 continue
-            unknown = set().union(*rows) - set(segment_schema(table).names)
+            known = TABLES[table]
+            unknown = set().union(*rows) - set(segment_schema(known).names)
             if unknown:
                 self._warn(f"write {', '.join(sorted(unknown))}", f"no such column of {table}")
-            batch = encode_rows(table, rows, options)
+            batch = encode_rows(known, rows, options)
             if batch.rows < len(rows):
                 self._warn(f"write rows of {table}", "a value is not of its column's type")
                 self._lost(table, len(rows) - batch.rows)
             if not batch.rows:
                 continue
             try:
-                streams.append(table, batch)
+                streams.append(known, batch)
             except OSError as error:
                 self._warn("write rows", error)
                 if final:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
 from ..errors import RunError
-from ..schema import TABLES
+from ..schema import TABLES, Table, declared, kernel
 from . import cube, fates
 from .decoding import Decoder, table_of
 from .interning import LabelTable
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 #: The state of a run that says it is being recorded while nobody records it.
 KILLED = "killed"
+
+#: What else to say where a table of kernel events is missing.
+_NO_EVENTS = (
+    "; tables kernel_… are there where the recording had the engine KernelEvents with a probe "
+    "of that name"
+)
 
 #: Rows of segments that are handed on at a time.
 _ROWS_AT_A_TIME = 1 << 17
@@ -60,6 +67,7 @@ class Run:
         self._segments = Segments(path)
         self._decoder = Decoder(self._segments)
         self._label_table: LabelTable | None = None
+        self._declared: dict[str, Table] = {}
 
     def __repr__(self) -> str:
         return f"<Run {self.manifest.run_id}: {self.state}, {', '.join(self.tables()) or 'empty'}>"
@@ -123,7 +131,9 @@ class Run:
         self._labels()
         if self._decoder.stacks.stacks:
             found.add("stacks")
-        return [name for name in TABLES if name in found or name == "labels"]
+        found.add("labels")
+        further = (name for name in self._segments.tables if name not in TABLES)
+        return [*(name for name in TABLES if name in found), *further]
 
     def scan(self, table: str) -> pl.LazyFrame:
         """Return a table, read as far as a query needs it.
@@ -137,24 +147,27 @@ class Run:
         RunError
             If there is no such table.
         """
+        known = self._table(table)
         if self.compacted and self._file(table).exists():
-            return self._scan_file(table)
-        if table not in TABLES:
+            return self._scan_file(table, known)
+        if known is None:
             raise RunError(
                 f"there is no table {table!r}; this run has {', '.join(self.tables())}, and "
                 f"could have {', '.join(name for name in TABLES if name not in self.tables())}"
+                + _NO_EVENTS
+                * table.startswith(kernel.PREFIX)
             )
         if table == "labels":
-            return _as_declared(_polars(self._labels().to_arrow()).lazy(), table)
+            return _as_declared(_polars(self._labels().to_arrow()).lazy(), known)
         if table == "stacks" and not self.compacted:
             self._labels()
-            return _as_declared(_polars(self._decoder.stacks.to_arrow()).lazy(), table)
+            return _as_declared(_polars(self._decoder.stacks.to_arrow()).lazy(), known)
         if self.compacted:
-            return self._labelled(_empty(table).lazy(), table)
+            return self._labelled(_empty(known).lazy(), known)
         if table == "frames":
             derived = fates.frames(self.scan("frame_events"), self.scan("spans"))
-            return _as_declared(derived, table)
-        return self._scan_segments(table)
+            return _as_declared(derived, known)
+        return self._scan_segments(known)
 
     def pandas(self, table: str) -> pd.DataFrame:
         """Return a whole table as a pandas frame; text columns are categories."""
@@ -187,18 +200,25 @@ class Run:
             )
         return self._label_table
 
-    def _scan_file(self, table: str) -> pl.LazyFrame:
-        rows = pl.scan_parquet(self._file(table))
-        if table not in TABLES:
-            return rows
-        declared = _as_declared(rows, table)
-        return self._labelled(declared, table)
+    def _table(self, name: str) -> Table | None:
+        """Return the table of this name: the schema's, or the one that the run declares."""
+        if name in TABLES or not self.compacted:
+            return self._segments.table(name)
+        if name not in self._declared:
+            # What declares nothing is of a later version, or does not exist.
+            with contextlib.suppress(pa.ArrowException, OSError, ValueError):
+                self._declared[name] = declared(name, pq.read_schema(self._file(name)))
+        return self._declared.get(name)
 
-    def _labelled(self, rows: pl.LazyFrame, table: str) -> pl.LazyFrame:
-        return with_labels(rows, self._labels()) if TABLES[table].event else rows
+    def _scan_file(self, name: str, table: Table | None) -> pl.LazyFrame:
+        rows = pl.scan_parquet(self._file(name))
+        return rows if table is None else self._labelled(_as_declared(rows, table), table)
 
-    def _scan_segments(self, table: str) -> pl.LazyFrame:
-        schema = {**_empty(table).schema, **label_schema(self._labels())}
+    def _labelled(self, rows: pl.LazyFrame, table: Table) -> pl.LazyFrame:
+        return with_labels(rows, self._labels(), table) if table.event else rows
+
+    def _scan_segments(self, table: Table) -> pl.LazyFrame:
+        schema = {**_empty(table).schema, **label_schema(self._labels(), table)}
 
         def read(
             with_columns: list[str] | None,
@@ -210,7 +230,7 @@ class Run:
             compacted = self.compacted
             rest = self._collected(table) if compacted else self._segment_rows(table)
             for rows in rest:
-                part = with_labels(rows, self._decoder.labels).select(*schema)
+                part = with_labels(rows, self._decoder.labels, table).select(*schema)
                 if left is not None:
                     part = part.head(left)
                     left -= part.height
@@ -224,23 +244,23 @@ class Run:
 
         return register_io_source(read, schema=schema)
 
-    def _collected(self, table: str) -> Iterator[pl.DataFrame]:
+    def _collected(self, table: Table) -> Iterator[pl.DataFrame]:
         """Yield the rows of a table whose segments became a file after it was scanned."""
-        yield _as_declared(self.scan(table), table).collect()
+        yield _as_declared(self.scan(table.name), table).collect()
 
-    def _segment_rows(self, table: str) -> Iterator[pl.DataFrame]:
+    def _segment_rows(self, table: Table) -> Iterator[pl.DataFrame]:
         """Yield the rows of the segments, many at a time, and those derived from others."""
         gathered: list[pa.RecordBatch] = []
         count = 0
         self._labels()
-        for process, batch in self._segments.batches(table):
+        for process, batch in self._segments.batches(table.name):
             gathered.append(self._decoder.plain(table, process, batch))
             count += batch.num_rows
             if count >= _ROWS_AT_A_TIME:
                 yield _polars(self._decoder.finished(table, table_of(table, gathered)))
                 gathered, count = [], 0
         yield _polars(self._decoder.finished(table, table_of(table, gathered)))
-        if table == "findings":
+        if table.name == "findings":
             yield _as_declared(fates.findings(self.scan("frames")).lazy(), table).collect()
 
 
@@ -248,11 +268,11 @@ def _polars(rows: pa.Table) -> pl.DataFrame:
     return pl.DataFrame(pl.from_arrow(rows))
 
 
-def _empty(table: str) -> pl.DataFrame:
-    return _polars(TABLES[table].arrow_schema.empty_table())
+def _empty(table: Table) -> pl.DataFrame:
+    return _polars(table.arrow_schema.empty_table())
 
 
-def _as_declared(rows: pl.LazyFrame, table: str) -> pl.LazyFrame:
+def _as_declared(rows: pl.LazyFrame, table: Table) -> pl.LazyFrame:
     """Return rows with the schema's columns in its order: null if they are missing, as in
     older runs, and of the schema's types; what else there is comes after them."""
     found, declared = rows.collect_schema(), _empty(table).schema

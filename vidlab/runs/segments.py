@@ -9,7 +9,8 @@ The folder `segments/` holds, for the process of index p (all numbers padded):
 * `p-thread-tid-table-n.buf`: a mapped buffer, records from offset 0; those whose
   commit mark is not zero are whole;
 * `p-table-n.arrows`: an Arrow IPC stream. A batch that came from a buffer names it,
-  and counts instead of it;
+  and counts instead of it. A stream of a table that is not one of `vidlab.schema.TABLES`
+  declares it, in its schema (see `vidlab.schema.kernel`);
 * `p-losses.json`: what was lost or let go, per table.
 
 Nothing here raises on what it finds in a file: what cannot be read is left out
@@ -30,14 +31,14 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from ..schema import TABLES, Record, Table
+from ..schema import TABLES, Record, Table, declared, kernel, united
 
 _FILE = re.compile(
     r"""(?P<process>\d{4,})
     (?: \.process
       | -(?P<side>labels|names|stacks)\.jsonl
       | -(?P<thread>\d{5,})-(?P<tid>\d+)-(?P<buffer>[a-z_]+)-\d{6,}\.buf
-      | -(?P<arrows>[a-z_]+)-\d{6,}\.arrows
+      | -(?P<arrows>[A-Za-z0-9_]+)-\d{6,}\.arrows
       | -losses\.json
     )""",
     re.VERBOSE,
@@ -99,6 +100,7 @@ class Segments:
         self.folder = path / "segments"
         self.processes: dict[int, Process] = {}
         self.notes: list[str] = []
+        self._declarations: dict[str, Table] = {}  # by file
         self.refresh()
 
     def refresh(self) -> Self:
@@ -134,14 +136,34 @@ class Segments:
 
     @property
     def tables(self) -> list[str]:
-        """The tables that have segments, in the schema's order."""
+        """The tables that have segments: in the schema's order, then those declared, by name."""
         found = {
             match["buffer"] or match["arrows"]
             for match in map(_FILE.fullmatch, self.files())
             if match
         }
-        self._note_unknown(found - TABLES.keys() - {None})
-        return [name for name in TABLES if name in found]
+        further = sorted(found - TABLES.keys() - {None})
+        known = {name for name in further if self.table(name) is not None}
+        self._note_unknown(set(further) - known)
+        return [*(name for name in TABLES if name in found), *(n for n in further if n in known)]
+
+    def table(self, name: str) -> Table | None:
+        """Return the table of this name: the schema's, or the one that the files declare.
+
+        None if there is none. Where files declare it in different ways it holds the rows of
+        all, and what that means for a reader becomes a note.
+        """
+        if name in TABLES or not name.startswith(kernel.PREFIX):
+            return TABLES.get(name)
+        for file in self._streams(name):
+            self._is_understood(file, name)
+        tables = [known for _, known in sorted(self._declarations.items()) if known.name == name]
+        if not tables:
+            return None
+        whole, notes = united(list(dict.fromkeys(tables)))
+        for text in notes:
+            self.note(text)
+        return whole
 
     def note(self, text: str) -> None:
         """Add a note, once."""
@@ -169,15 +191,13 @@ class Segments:
         buffers of living processes are read first, so that one which is written
         as a batch meanwhile is known by the batch's mark, or was read already.
         """
-        table = TABLES[name]
-        buffers = self._buffers(table)
+        buffers = self._buffers(name)
         held = {
-            file: self._committed(file, table) for file in buffers if self._process_of(file).alive
+            file: self._committed(file, name) for file in buffers if self._process_of(file).alive
         }
         written: set[str] = set()
-        for file in self.files():
-            found = _FILE.fullmatch(file)
-            if found is None or found["arrows"] != name:
+        for file in self._streams(name):
+            if not self._is_understood(file, name):
                 continue
             process = self._process_of(file)
             for batch, buffer in self._whole_batches(file, process):
@@ -187,7 +207,7 @@ class Segments:
         for file in buffers:
             if file in written:
                 continue
-            batch = held.pop(file) if file in held else self._committed(file, table)
+            batch = held.pop(file) if file in held else self._committed(file, name)
             if batch is not None and batch.num_rows:
                 yield self._process_of(file), batch
 
@@ -198,14 +218,39 @@ class Segments:
             self.refresh()
         return self.processes[index]
 
-    def _buffers(self, table: Table) -> list[str]:
+    def _buffers(self, table: str) -> list[str]:
         found = ((file, _FILE.fullmatch(file)) for file in self.files())
-        return [file for file, match in found if match and match["buffer"] == table.name]
+        return [file for file, match in found if match and match["buffer"] == table]
 
-    def _committed(self, file: str, table: Table) -> pa.RecordBatch | None:
+    def _streams(self, table: str) -> list[str]:
+        found = ((file, _FILE.fullmatch(file)) for file in self.files())
+        return [file for file, match in found if match and match["arrows"] == table]
+
+    def _is_understood(self, file: str, name: str) -> bool:
+        """Return whether this stream is of this table: where it must say so, that it does."""
+        if name in TABLES:
+            return True
+        if file not in self._declarations:
+            self._read_declaration(file, name)
+        return file in self._declarations
+
+    def _read_declaration(self, file: str, name: str) -> None:
+        """Read what a stream's head says of its table; what never changes is read once."""
+        try:
+            with pa.OSFile(str(self.folder / file)) as source:
+                self._declarations[file] = declared(name, pa.ipc.open_stream(source).schema)
+        except FileNotFoundError:  # let go, or compacted meanwhile
+            return
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            if not self._process_of(file).alive:  # else it is just being begun
+                reason = str(error).splitlines()[0]
+                self.note(f"segments/{file}: its declaration cannot be read ({reason})")
+
+    def _committed(self, file: str, table: str) -> pa.RecordBatch | None:
         """Return a buffer's whole records, wherever in it they are; None if it is gone."""
         found = _FILE.fullmatch(file)
-        if table.record is None or found is None:
+        record = TABLES[table].record if table in TABLES else None
+        if record is None or found is None:
             return None
         path = self.folder / file
         try:
@@ -216,7 +261,7 @@ class Segments:
         except OSError as error:
             self.note(f"segments/{file}: {error.strerror}")
             return None
-        return _whole_records(content, table.record, int(found["thread"]), int(found["tid"]))
+        return _whole_records(content, record, int(found["thread"]), int(found["tid"]))
 
     def _whole_batches(
         self, file: str, process: Process

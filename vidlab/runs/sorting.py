@@ -19,14 +19,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from .parquet import rows_within
+
 #: Rows gathered before they are sorted and spilled: their bytes.
 GATHER_BYTES = 16 << 20
 
 #: Rows of a piece: the unit of merging.
 PIECE_ROWS = 8192
 
-#: Rows of a block that `sorted` yields, more or less.
+#: Rows of a block that `sorted` yields, more or less; of a wide table fewer.
 BLOCK_ROWS = 1 << 17
+BLOCK_BYTES = 14 << 20
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class RowSorter:
         self._gathered: list[pa.RecordBatch] = []
         self._bytes = 0
         self._pieces: list[_Piece] = []
+        self._block_rows = rows_within(schema, BLOCK_BYTES, BLOCK_ROWS)
         self.rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -76,8 +80,8 @@ class RowSorter:
             rows = self._table(self._gathered)
             self._gathered = []
             order, _, _ = self._order(rows)
-            for start in range(0, len(order), BLOCK_ROWS):
-                yield rows.take(order[start : start + BLOCK_ROWS])
+            for start in range(0, len(order), self._block_rows):
+                yield rows.take(order[start : start + self._block_rows])
             return
         self._spill()
         yield from self._merged()
@@ -99,8 +103,8 @@ class RowSorter:
         self._gathered, self._bytes = [], 0
         order, ranks, times = self._order(rows)
         with self._file.open("ab") as sink:
-            for start in range(0, len(order), PIECE_ROWS):
-                piece = rows.take(order[start : start + PIECE_ROWS])
+            for start, end in _pieces(ranks):
+                piece = rows.take(order[start:end])
                 first = (int(ranks[start]), int(times[start]))
                 packed = _packed(piece)
                 self._pieces.append(_Piece(first, sink.tell(), len(packed)))
@@ -110,7 +114,7 @@ class RowSorter:
         """Yield stretches of rows in order, of any length."""
         pieces = sorted(self._pieces, key=lambda piece: piece.first)
         # As many pieces at a time as make a block: most of what is read goes out at once.
-        step = BLOCK_ROWS // PIECE_ROWS
+        step = max(self._block_rows // PIECE_ROWS, 1)
         held = self._table([])  # what was read but may not go out yet
         with self._file.open("rb") as source:
             for start in range(0, len(pieces), step):
@@ -121,6 +125,23 @@ class RowSorter:
                 cut = _rows_before(ranks, times, following[0].first) if following else len(order)
                 held = rows.take(order[cut:])
                 yield rows.take(order[:cut])
+
+
+def _pieces(ranks: npt.NDArray[np.int32]) -> Iterator[tuple[int, int]]:
+    """Yield where each piece of these rows begins and ends.
+
+    It ends with a stream if it can: the first rows of the next one would be in memory
+    from here until that one's turn comes, from every spill.
+    """
+    ends = np.append(np.flatnonzero(np.diff(ranks)) + 1, len(ranks))
+    start = 0
+    while start < len(ranks):
+        end = start + PIECE_ROWS
+        last = int(ends[np.searchsorted(ends, end, side="right") - 1]) if end >= ends[0] else 0
+        if last - start >= max(PIECE_ROWS // 16, 1):
+            end = last
+        yield start, min(end, len(ranks))
+        start = end
 
 
 def _packed(rows: pa.Table) -> pa.Buffer:

@@ -14,12 +14,14 @@ import itertools
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from ..clock import now_ns
+from ..schema import Table
 from .encoding import END_OF_STREAM, Encoded, stream_head
 from .segments import is_locked
 
@@ -38,12 +40,16 @@ ROOM_BYTES = 1 << 20
 KEPT = "streams"
 
 
+#: In so many parts the kernel takes data in one call.
+_MOST_PARTS = os.sysconf("SC_IOV_MAX")
+
+
 @dataclass
 class Stream:
     """One file: open if it has a descriptor, else only remembered."""
 
     path: Path
-    table: str
+    table: Table
     file: int | None
     bytes: int = 0
     rows: int = 0
@@ -75,28 +81,50 @@ class Streams:
         self._keep_ns = None if keep_seconds is None else int(keep_seconds * 1e9)
         self._roll_bytes = ROLL_BYTES if max_bytes is None else max_bytes // PARTS
         self._roll_ns = None if self._keep_ns is None else self._keep_ns // PARTS
+        self._declared: dict[str, Table] = {}
         self._open: dict[str, Stream] = {}
         self._closed: dict[str, Stream] = {}
         self._numbers = itertools.count()
+        self._added_bytes = 0  # since it was last looked what to let go
 
     @property
     def bounded(self) -> bool:
         """Whether there are limits to keep."""
         return self._max_bytes is not None or self._keep_ns is not None
 
-    def append(self, table: str, batch: Encoded) -> None:
+    @property
+    def crowded(self) -> bool:
+        """Whether so much has come that there is to be let go before more does."""
+        return self._max_bytes is not None and self._added_bytes >= ROOM_BYTES // 4
+
+    def declare(self, table: Table) -> None:
+        """Have a file of a declared table at any time, be it without rows, or raise OSError.
+
+        One that is declared anew, and in another way, begins a new file.
+        """
+        if self._declared.get(table.name) != table:
+            before = self._open.get(table.name)
+            if before is not None:
+                self._end(table.name)
+                if not before.rows:
+                    before.path.unlink(missing_ok=True)
+            self._begin(table)
+            self._declared[table.name] = table
+
+    def append(self, table: Table, batch: Encoded) -> None:
         """Write a batch, or raise OSError and leave what was written before as it was."""
-        stream = self._open.get(table) or self._begin(table)
+        stream = self._open.get(table.name) or self._begin(table)
         try:
             _write_whole(stream, batch.message)
         except OSError:
-            self._end(table)  # the next try may be luckier with a new file
+            self._end(table.name)  # the next try may be luckier with a new file
             raise
         stream.rows += batch.rows
+        self._added_bytes += sum(map(len, batch.message))
         stream.newest_ns = now_ns()
         age = stream.newest_ns - stream.begun_ns
         if stream.bytes >= self._roll_bytes or (self._roll_ns and age >= self._roll_ns):
-            self._end(table)
+            self._end(table.name)
 
     def close(self) -> None:
         """End all streams."""
@@ -117,32 +145,34 @@ class Streams:
         have ended fall to the living one with the lowest index.
         """
         gone: Counter[str] = Counter()
+        self._added_bytes = 0
         if self._keep_ns is not None:
             self._let_go_old(gone)
         if self._max_bytes is not None:
             self._let_go_most(gone)
+        self._keep_declarations(gone)
         return gone
 
-    def _begin(self, table: str) -> Stream:
-        name = f"{self._index:04d}-{table}-{next(self._numbers):06d}{SUFFIX}"
+    def _begin(self, table: Table) -> Stream:
+        name = f"{self._index:04d}-{table.name}-{next(self._numbers):06d}{SUFFIX}"
         path = self._folder / name
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         stream = Stream(path, table, os.open(path, flags, 0o644))
         try:
-            _write_whole(stream, memoryview(stream_head(table)))
+            _write_whole(stream, [memoryview(stream_head(table))])
         except OSError:
             assert stream.file is not None
             os.close(stream.file)
             path.unlink(missing_ok=True)
             raise
-        self._open[table] = stream
+        self._open[table.name] = stream
         return stream
 
     def _end(self, table: str) -> None:
         stream = self._open.pop(table)
         assert stream.file is not None
         with contextlib.suppress(OSError):  # without its end it is as readable
-            _write_whole(stream, memoryview(END_OF_STREAM))
+            _write_whole(stream, [memoryview(END_OF_STREAM)])
         os.close(stream.file)
         stream.file = None
         self._closed[stream.path.name] = stream
@@ -151,7 +181,7 @@ class Streams:
         assert self._keep_ns is not None
         oldest = now_ns() - self._keep_ns
         for stream in [*self._open.values(), *self._closed.values()]:
-            if stream.newest_ns < oldest and stream.rows and stream.table != KEPT:
+            if stream.newest_ns < oldest and stream.rows and stream.table.name != KEPT:
                 self._delete(stream.path, gone)
         if not self._is_eldest():
             return
@@ -188,6 +218,8 @@ class Streams:
         table = _table(path.name)
         known = self._open.get(table)
         if known is not None and known.path == path:
+            if not known.rows and table in self._declared:
+                return  # all that it holds is what the table is
             self._end(table)
         stream = self._closed.pop(path.name, None)
         rows = _count_rows(path) if stream is None else stream.rows
@@ -200,6 +232,14 @@ class Streams:
                 self._closed[path.name] = stream
             return
         gone[table] += rows
+
+    def _keep_declarations(self, gone: Counter[str]) -> None:
+        """Begin a file of each declared table of which all that there was has been let go."""
+        for table in [self._declared[name] for name in gone if name in self._declared]:
+            streams = (*self._open.values(), *self._closed.values())
+            if not any(stream.table == table for stream in streams):
+                with contextlib.suppress(OSError):
+                    self._begin(table)
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         """Return all files of the folder."""
@@ -229,12 +269,17 @@ def _table(name: str) -> str:
     return name.split("-")[1]
 
 
-def _write_whole(stream: Stream, data: memoryview) -> None:
+def _write_whole(stream: Stream, parts: Sequence[memoryview]) -> None:
     """Append the data or, after an OSError, leave the file as it was."""
     assert stream.file is not None
+    if len(parts) > _MOST_PARTS:
+        parts = [memoryview(b"".join(parts))]
     try:
-        written = os.write(stream.file, data)
-        if written < len(data):
+        if len(parts) == 1:
+            written = os.write(stream.file, parts[0])
+        else:
+            written = os.writev(stream.file, parts)
+        if written < sum(map(len, parts)):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(stream.path))
     except OSError:
         with contextlib.suppress(OSError):  # else its last batch is cut short: readers see that

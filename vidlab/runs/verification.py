@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..schema import RUN_SCHEMA, TABLES
+from ..schema import COMMON, LABELS, RUN_SCHEMA, TABLES, declared, kernel
 from . import cube
 from .interning import LabelTable
 from .manifest import RECORDING, Manifest
@@ -87,7 +87,7 @@ def _problems(run: Run) -> Iterator[Problem]:
         return
     labels = LabelTable.from_arrow(pq.read_table(run.path / "labels.parquet"))
     for name in whole:
-        if name in TABLES and TABLES[name].event:
+        if (name in TABLES and TABLES[name].event) or name.startswith(kernel.PREFIX):
             yield from _order_problems(run, name, labels)
     for name, key in _IDS.items():
         if name in whole:
@@ -103,10 +103,18 @@ def _file_problems(name: str, file: pq.ParquetFile, manifest: Manifest) -> Itera
     version = (file.schema_arrow.metadata or {}).get(SCHEMA_KEY, b"").decode()
     if version != manifest.schema:
         yield Problem(name, f"its schema is {version or 'not stated'}, the run's {manifest.schema}")
-    if name not in TABLES:
+    if name in TABLES:
+        columns = TABLES[name].columns
+    elif name.startswith(kernel.PREFIX):
+        try:
+            declared(name, file.schema_arrow)
+        except ValueError as error:
+            yield Problem(name, f"its declaration cannot be read ({error})")
+        columns = (*COMMON, *kernel.BASE, *LABELS)
+    else:
         return
     found = {field.name: field.type for field in file.schema_arrow}
-    for column in TABLES[name].columns:
+    for column in columns:
         # An older run may lack columns that were added since.
         if column.name not in found and manifest.schema == RUN_SCHEMA:
             yield Problem(name, f"the column {column.name} is missing")

@@ -2,8 +2,9 @@
 
 Records reach the run in two ways. What a hot path writes goes into mapped blocks
 (`buffers`), which are safe from SIGKILL as they are; a background thread turns
-full ones into batches of an Arrow stream. All else are rows: few, with text, kept
-in memory for a quarter of a second at most.
+full ones into batches of an Arrow stream. Tables that a recording declares are appended
+to by whole columns, and written at once. All else are rows: few, with text, kept in
+memory for a quarter of a second at most.
 
 Nothing here may stop or slow the recorded program down. A file that cannot be
 written costs records, which are counted, and one warning.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import logging
 import sys
 import threading
 from collections import Counter
@@ -27,10 +27,13 @@ import pyarrow as pa
 from .. import labelsets
 from ..clock import now_ns
 from ..errors import RecordingError, RunError
-from . import processes
+from ..schema import TABLES, Table
+from . import losses, processes
 from .background import Background
+from .batches import Columns, batch_of, pieces, rows_of
 from .blocks import BLOCK_BYTES, SPARES, Block
 from .buffers import Buffers, RecordBuffer
+from .complaints import Complaints
 from .derived import Derive, DerivedLabels
 from .encoding import count_holes, encode_block
 from .manifest import SEGMENTS, Manifest
@@ -46,8 +49,6 @@ PATIENCE_NS = 500_000_000
 
 #: The least `max_bytes`: the buffers of a few threads take as much.
 LEAST_MAX_BYTES = 16 << 20
-
-_log = logging.getLogger("vidlab")
 
 _RECORDING, _INHERITED, _CLOSED = range(3)
 
@@ -101,6 +102,7 @@ class RunWriter:
         self._definitions = Definitions(DerivedLabels(derive or {}, self._derive_failed))
         self.names = self._definitions.names
         self._state = _CLOSED
+        self._warn = Complaints(self.path)
         self._rows = Rows(self.lost, self._warn)
         self._background = Background(self._write_what_there_is, INTERVAL_S)
         self._buffers = Buffers(self._background.wake, self._take_part)
@@ -131,7 +133,7 @@ class RunWriter:
             self._take_part()
         return self._definitions.stack(frames)
 
-    def row(self, table: str, **columns: Any) -> None:
+    def row(self, table: str, /, **columns: Any) -> None:
         """Append a row to a table that has no record type.
 
         `t_ns`, `pid`, `tid` and `labels` are filled in unless given: now, this process
@@ -148,6 +150,34 @@ class RunWriter:
             self.lost(table, 1)
         else:
             self._rows.append(table, columns)
+
+    def declare(self, table: Table) -> None:
+        """Have a declared table in the run, though nothing may come to be appended to it."""
+        self.append(table, {})
+
+    def append(self, table: Table, columns: Columns) -> None:
+        """Append rows to a declared table, as columns: any thread may, but no signal handler.
+
+        Texts are numbers of `names`, 0 for none; columns that are missing are null. Nothing
+        refers to the arrays afterwards. What cannot be written is lost, and counted.
+        """
+        if self._state == _INHERITED:
+            self._take_part()
+        left = rows_of(columns)
+        try:
+            batch = batch_of(table, columns)
+            with self._writing:
+                if self._state == _RECORDING:  # else no more files may be begun
+                    self._streams.declare(table)
+                    for piece in pieces(table, batch, self._options):
+                        if self._streams.crowded:
+                            self._gone += self._streams.let_go()
+                        self._streams.append(table, piece)
+                        left -= piece.rows
+        except Exception as error:  # whatever it is, the next batch may go better
+            self._warn(f"write events of {table.name}", error)
+        if left:
+            self.lost(table.name, left)
 
     def finding(
         self,
@@ -174,16 +204,9 @@ class RunWriter:
         """Count records or rows of a table that the calling thread lost."""
         self._buffers.losses[table, threading.get_native_id()] += count
 
-    def losses(self) -> dict[str, dict[str, Any]]:
+    def losses(self) -> losses.Losses:
         """Return per table how many rows were `lost`, of which thread, and how many `let_go`."""
-        counts: dict[str, dict[str, Any]] = {
-            table: {"lost": 0, "let_go": rows, "threads": {}} for table, rows in self._gone.items()
-        }
-        for (table, tid), count in sorted(self._buffers.losses.copy().items()):
-            known = counts.setdefault(table, {"lost": 0, "let_go": 0, "threads": {}})
-            known["lost"] += count
-            known["threads"][str(tid)] = count
-        return counts
+        return losses.by_table(self._buffers.losses.copy(), self._gone.copy())
 
     def close(self) -> None:
         """Write all there is and end this process's part of the run.
@@ -221,8 +244,8 @@ class RunWriter:
         self._writing = threading.Lock()
         self._beginning = threading.RLock()
         self._gone: Counter[str] = Counter()
-        self._losses_written: dict[str, dict[str, Any]] = {}
-        self._warned: set[str] = set()
+        self._loss_file = losses.LossFile()
+        self._warn.forget()
         self._rows.clear()
 
     def _begin(self) -> None:
@@ -346,7 +369,7 @@ class RunWriter:
         try:
             batch = encode_block(block, self._options)
             if batch.rows:
-                self._streams.append(block.table, batch)
+                self._streams.append(TABLES[block.table], batch)
             self._buffers.out.pop(block.name, None)
             if holes:  # somebody may still write into it
                 block.remove()
@@ -372,28 +395,6 @@ class RunWriter:
         if self._buffers.error is not None:
             self._warn("make buffers", self._buffers.error)
         try:
-            self._write_losses()
+            self._loss_file.write(self._segments, self._claim.index, self.losses())
         except OSError as error:
             self._warn("write what was lost", error)
-
-    def _write_losses(self) -> None:
-        losses = self.losses()
-        if losses != self._losses_written:
-            name = f"{self._claim.index:04d}-losses.json"
-            temporary = self._segments / SPARES / name
-            temporary.write_text(json.dumps(losses))
-            temporary.replace(self._segments / name)
-            self._losses_written = losses
-
-    def _warn(self, what: str, error: object) -> None:
-        """Say what went wrong, the first time that it does in this way."""
-        # The error itself must not be kept: its traceback holds blocks in memory.
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        if reason not in self._warned:
-            self._warned.add(reason)
-            _log.warning(
-                "vidlab cannot %s into %s (%s): the program goes on, what is lost is counted",
-                what,
-                self.path,
-                reason,
-            )

@@ -7,14 +7,17 @@ This is the one source of truth. Three things follow from it:
   packs into its mapped buffer (`Record.struct`, `Record.dtype`);
 * the documentation of the run format.
 
+Tables of kernel events are the exception: a recording declares them (see `kernel`), and
+its files hold the declaration.
+
 All times are CLOCK_MONOTONIC nanoseconds, columns that end in `_ns`. Sizes are
 bytes, columns that end in `_bytes`.
 """
 
 from __future__ import annotations
 
-from . import gpu, health, video
-from .declaration import COMMON, LABELS, TEXT, UNKNOWN, Column, Record, Table
+from . import gpu, health, kernel, video
+from .declaration import COMMON, HOLDS, LABELS, NAMES, TEXT, UNKNOWN, Column, Record, Table
 from .gpu import (
     ALLOC,
     ASYNC,
@@ -34,6 +37,7 @@ from .gpu import (
     PINNED,
     POOL,
 )
+from .kernel import declared, kernel_table, united
 from .video import (
     CANCELLED,
     DECODED,
@@ -64,8 +68,9 @@ from .video import (
 #: The name and version of the format: readers accept this major version or older.
 RUN_SCHEMA = "vidlab.run/1"
 
+#: The tables that every run may have. A run may declare further ones: see `kernel_table`.
 TABLES: dict[str, Table] = {
-    table.name: table for table in (*video.TABLES, *gpu.TABLES, *health.TABLES)
+    table.name: table for table in (*video.TABLES, *gpu.TABLES, *health.TABLES, *kernel.TABLES)
 }
 
 #: What a record's small integers stand for, per table and column. A commit mark
@@ -111,11 +116,13 @@ __all__ = [
     "FREE",
     "FREED_BY",
     "GET",
+    "HOLDS",
     "LABELS",
     "LEVELS",
     "MANAGED",
     "MEMORY_KINDS",
     "NAMED",
+    "NAMES",
     "NOT_FREED",
     "OK",
     "OPS",
@@ -136,4 +143,7 @@ __all__ = [
     "Column",
     "Record",
     "Table",
+    "declared",
+    "kernel_table",
+    "united",
 ]

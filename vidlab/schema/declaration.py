@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,6 +14,11 @@ import pyarrow as pa
 UNKNOWN = -(1 << 63)
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
+
+#: What the Arrow schema of a declared table, and its fields, have in their metadata: the
+#: table's name, meanings, units, and that a column's numbers are those of interned names.
+TABLE, MEANING, UNIT, HOLDS = "vidlab.table", "vidlab.meaning", "vidlab.unit", "vidlab.holds"
+NAMES = "names"
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ class Table:
     """A table of a run.
 
     Every table but the side tables has the common columns `t_ns`, `pid`, `tid`
-    and the labels. `record` is set where a hot path writes the table.
+    and the labels. `record` is set where a hot path writes the table. A table that is
+    `declared` is of one recording (see `kernel`): its files say what it is.
     """
 
     name: str
@@ -87,16 +94,36 @@ class Table:
     own: tuple[Column, ...]
     record: Record | None = None
     event: bool = True
+    declared: bool = False
     columns: tuple[Column, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         columns = (*COMMON, *self.own, *LABELS) if self.event else self.own
         object.__setattr__(self, "columns", columns)
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # schemas are looked up by table: this is cheap, and enough
+
     @cached_property
     def arrow_schema(self) -> pa.Schema:
         """The Arrow schema of the finished table."""
-        return pa.schema([pa.field(c.name, c.type) for c in self.columns])
+        return self.schema(self.columns, lambda column: column.type)
+
+    def schema(
+        self, columns: Iterable[Column], type_of: Callable[[Column], pa.DataType]
+    ) -> pa.Schema:
+        """Return an Arrow schema of these columns; that of a declared table says what they mean."""
+        if not self.declared:
+            return pa.schema([pa.field(c.name, type_of(c)) for c in columns])
+        fields = []
+        for column in columns:
+            said = {MEANING: column.meaning, UNIT: column.unit}
+            type = type_of(column)
+            if column.type == TEXT and pa.types.is_integer(type):
+                said[HOLDS] = NAMES
+            known = {key: text for key, text in said.items() if text}
+            fields.append(pa.field(column.name, type, metadata=known))
+        return pa.schema(fields, metadata={TABLE: self.name, MEANING: self.meaning})
 
 
 COMMON = (
