@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
 import importlib.util
 import logging
 import os
@@ -17,14 +16,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import labelsets
-from .capture import propagation
+from .capture import propagation, registry
 from .capture.patching import Patches
 from .clock import anchor
 from .errors import RecordingError, VidlabError
@@ -39,14 +38,6 @@ if TYPE_CHECKING:
 
 #: Names the run that the child processes of a recording process join.
 VARIABLE = "VIDLAB_RUN"
-
-#: Where the engines are, by the names that they have in a manifest.
-ENGINES = {
-    "frames": "capture.frames.engine:Frames",
-    "gpu_memory": "capture.gpu.engine:GpuMemory",
-    "gpu_sampler": "capture.gpu.devices.sampler:GpuSampler",
-    "runtime": "capture.runtime.engine:Runtime",
-}
 
 #: How long the end of a recording waits for child processes that are about to end.
 _PATIENCE_S = 1.0
@@ -77,8 +68,8 @@ def record(
     path : path
         The run's directory, new or empty.
     engines : sequence of Engine, optional
-        What to record with; by default all there are: `Frames()`, `GpuMemory()`,
-        `GpuSampler()` and `Runtime()`.
+        What to record with; by default `Frames()`, `GpuMemory()`, `GpuSampler()` and
+        `Runtime()`, all but `KernelEvents()`.
     derive : Mapping[str, callable], optional
         Further labels: each a function of a label set's values, a dict, that returns
         text, or None for no label.
@@ -106,7 +97,7 @@ def record(
     >>> with record("runs/first", derive={"site": lambda labels: labels["stream_id"][:3]}):
     ...     transcode("in.mp4", "out.mp4")                           # doctest: +SKIP
     """
-    chosen = [_engine(name)() for name in ENGINES] if engines is None else list(engines)
+    chosen = registry.default_engines() if engines is None else list(engines)
     return _begin(path, chosen, chosen, derive, max_bytes, keep_seconds, parameters, overwrite)
 
 
@@ -342,7 +333,7 @@ def join(path: str | os.PathLike[str] | None = None) -> Recording | None:
             keep_seconds=manifest.limits.get("keep_seconds"),
             derive={key: function_named(name) for key, name in manifest.derive.items()},
         )
-        recording = Recording(writer, list(_rebuilt(manifest.engines, writer)), None)
+        recording = Recording(writer, list(registry.rebuilt(manifest.engines, writer)), None)
         recording._start()
         labelsets.current.set(propagation.labels_from_environment())
     except Exception as error:
@@ -370,29 +361,6 @@ def _have_ended(segments: Path) -> bool:
             return False
         time.sleep(0.02)
     return True
-
-
-def _engine(name: str) -> Callable[..., Engine]:
-    """Return the class of the engine of this name."""
-    module, _, attribute = ENGINES[name].partition(":")
-    found: Callable[..., Engine] = getattr(
-        importlib.import_module(f"{__package__}.{module}"), attribute
-    )
-    return found
-
-
-def _rebuilt(engines: Iterable[EngineFacts], writer: RunWriter) -> Iterable[Engine]:
-    for facts in engines:
-        try:
-            yield _engine(facts.name)(**facts.parameters)
-        except Exception as error:
-            writer.finding(
-                "engine_failed",
-                f"a child process cannot make the engine {facts.name} "
-                f"({type(error).__name__}: {error}): it records without",
-                severity="error",
-                engine=facts.name,
-            )
 
 
 def _whole(limit: float | None) -> int | None:

@@ -15,7 +15,7 @@ class Engine(Protocol):
     process of the recorded program has its own, made anew by `cls(**parameters())`.
     """
 
-    #: What it is called in the manifest; its class is registered in `recording.ENGINES`.
+    #: What it is called in the manifest; its class is in `capture.registry`.
     name: str
 
     def parameters(self) -> dict[str, Any]:
