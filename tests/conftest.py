@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from vidlab.capture.ebpf.kernel import privileges
 from vidlab.capture.gpu import hostcuda
 from vidlab.errors import VidlabError
 
@@ -28,6 +29,7 @@ def _gpu() -> bool:
 
 #: Abilities that a test may lack on a user's machine: how to see whether they are here.
 ABILITIES = {
+    "ebpf": privileges.can_trace,
     "browser": lambda: shutil.which("chromium") or shutil.which("chromium-browser"),
     "ffmpeg": lambda: shutil.which("ffmpeg"),
     "hostcuda": _hostcuda,
