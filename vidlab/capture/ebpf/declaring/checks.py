@@ -28,6 +28,9 @@ OWN = frozenset(
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 SYMBOL = re.compile(r"[\w.$@]{1,512}")
 
+#: So many arguments a USDT probe has at most.
+MOST_USDT_ARGUMENTS = 12
+
 #: The most fields of a declaration, and the most bytes of a record.
 MOST_FIELDS = 40
 MOST_RECORD = 1024
@@ -88,9 +91,33 @@ def check_parts(value: Kept, what: str, field_of_tracepoint: bool) -> None:
             raise InputError(f"{what}: {part!r} reads a program's memory; a tracepoint has none")
 
 
+def check_at_return(value: Kept, what: str) -> None:
+    """Raise InputError for what is known as the call begins only."""
+    if isinstance(value, str):
+        return
+    for part in value.walk():
+        if isinstance(part, Argument) and part.passes:
+            raise InputError(
+                f"{what}: {part!r} may be on the stack, and is known only as the call begins: "
+                "put it into entry"
+            )
+
+
 def check_at_entry(value: Kept, what: str) -> None:
     if isinstance(value, str):
         return
     for part in value.walk():
         if isinstance(part, Return | Duration):
             raise InputError(f"{what}: {part!r} is not known as the call begins: put it into exit")
+
+
+def check_usdt(value: Kept, what: str) -> None:
+    """Raise InputError for what a USDT probe does not have: a return, or so many arguments."""
+    check_at_entry(value, what)
+    if isinstance(value, str):
+        return
+    for part in value.walk():
+        if isinstance(part, Argument) and part.index >= MOST_USDT_ARGUMENTS:
+            raise InputError(
+                f"{what}: a USDT probe has arg(0) to arg({MOST_USDT_ARGUMENTS - 1}), no {part!r}"
+            )

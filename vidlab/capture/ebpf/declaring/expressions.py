@@ -26,6 +26,9 @@ from .values import (
 def arg(index: int, dtype: str = "u64") -> Expression:
     """Return an argument as it was when the call began, counted from 0.
 
+    A struct of up to 16 bytes is one argument or two, of 8 bytes each. Those from 6 on may be on
+    the stack: they are for `entry`, and for conditions without what the call returns.
+
     For a USDT probe, the probe's own argument, whose type the probe tells; give "i32" or
     another signed type to compare it as one that may be negative.
     """

@@ -28,23 +28,9 @@ from .checks import MOST_RECORD
 from .kinds import ADDRESS, HALVES, address_of, aligned, numpy_type, size_of, text_of
 from .operations import Constant, Expression
 from .probes import Declaration
+from .record import HEADER, RING_HEADER
 from .values import SIZES, Choice
 from .written import Written
-
-#: The bytes that the kernel puts before each record of a ring.
-RING_HEADER = 8
-
-#: The fields that every record begins with.
-HEADER: tuple[tuple[str, str], ...] = (
-    ("t_ns", "<i8"),
-    ("tid", "<u4"),
-    ("pid", "<u4"),
-    ("span", "<u8"),
-    ("frame", "<u8"),
-    ("labels", "<u4"),
-    ("cpu", "<u2"),
-    ("probe", "<u2"),
-)
 
 #: Different texts of a column that are told apart; what comes after them is one text.
 MOST_TEXTS = 1 << 16
@@ -195,7 +181,9 @@ class Layout:
             self._has.setdefault("duration_ns", set()).add(number)
         for name, value in source.values.items():
             text = isinstance(value, str | Choice) or value.is_text
-            self._note(number, name, text, _meaning(value))
+            self._note(number, name, text)
+            if name not in self._meanings:
+                self._meanings[name] = _meaning(value)
             if isinstance(value, str):
                 self._constants.setdefault(name, {})[number] = value
             elif isinstance(value, Constant):
@@ -211,19 +199,19 @@ class Layout:
             self._has.setdefault("duration_ns", set()).add(number)
         for name, kind in source.fields.items():
             text = name in source.texts or kind not in SIZES
-            self._note(number, name, text, source.meaning)
+            self._note(number, name, text)
+            self._meanings.setdefault(name, source.meaning)
             self._store(name, kind)
             if name in source.texts:
                 self._add_texts(name, source.texts[name])
 
-    def _note(self, number: int, name: str, text: bool, meaning: str) -> None:
+    def _note(self, number: int, name: str, text: bool) -> None:
         """Note that a probe has a column, and whether it is of text."""
         if name in self._has and text != (name in self._text_columns):
             raise InputError(f"{name} of {self.name} is a text for one probe, a number for another")
         if text:
             self._text_columns.setdefault(name, None)
         self._has.setdefault(name, set()).add(number)
-        self._meanings.setdefault(name, meaning)
 
     def _add_texts(self, name: str, texts: Mapping[int, str]) -> None:
         """Note the texts that numbers stand for: in one column, a number stands for one."""
@@ -238,15 +226,14 @@ class Layout:
 
     def _store(self, name: str, kind: str) -> None:
         """Note the type of a field; of two integer types, one that holds both."""
-        known = self._stored.get(name, kind)
-        if known != kind and not {known, kind} <= SIZES.keys():
+        known = self._stored.setdefault(name, kind)
+        if known == kind:
+            return
+        if not {known, kind} <= SIZES.keys():
             raise InputError(f"{name} of {self.name} is {known} for one probe, {kind} for another")
         size = max(size_of(known), size_of(kind))
-        if known != kind and known[0] != kind[0]:
-            known = f"i{min(2 * size, 8) * 8}"
-        elif known != kind:
-            known = f"{known[0]}{size * 8}"
-        self._stored[name] = known
+        one_sign = known[0] == kind[0]
+        self._stored[name] = f"{known[0]}{size * 8}" if one_sign else f"i{min(2 * size, 8) * 8}"
 
     def _check_constants(self) -> None:
         for name, constants in self._constants.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ....errors import InputError
-from .checks import check_parts
+from .checks import check_at_return, check_parts
 from .expressions import from_json
 from .operations import Expression, check_number, number
 from .probes import Declaration, Tracepoint, declaration_from_json
@@ -83,6 +83,8 @@ class Histogram(Metric):
         object.__setattr__(self, "value", number(self.value))
         check_number(self.value, self.metric)
         check_parts(self.value, self.metric, isinstance(self.of, Tracepoint))
+        if self.of.returns:
+            check_at_return(self.value, self.metric)
         at_return = any(isinstance(part, Return | Duration) for part in self.value.walk())
         if at_return and not self.of.returns:
             raise InputError(f"{self.metric}: {self.value!r} needs a Probe with exit={{}}")

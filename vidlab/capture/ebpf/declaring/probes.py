@@ -6,6 +6,7 @@ refused in the words of what was written.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
@@ -17,8 +18,10 @@ from .checks import (
     Kept,
     Value,
     check_at_entry,
+    check_at_return,
     check_common,
     check_parts,
+    check_usdt,
     kept,
 )
 from .expressions import from_json
@@ -133,14 +136,7 @@ class Probe(Declaration):
     unless: str | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.library, str) and self.library and "\0" not in self.library):
-            raise InputError(f"library is a library's name or path, not {self.library!r}")
-        if not (isinstance(self.symbol, str) and SYMBOL.fullmatch(self.symbol)):
-            raise InputError(f"symbol is the name of a function, not {self.symbol!r}")
-        if self.unless is not None and not (
-            isinstance(self.unless, str) and SYMBOL.fullmatch(self.unless)
-        ):
-            raise InputError(f"unless is the name of a function, not {self.unless!r}")
+        self._check_place()
         what = f"the probe on {self.symbol}"
         object.__setattr__(self, "entry", kept(self.entry, what))
         if self.exit is not None:
@@ -153,10 +149,35 @@ class Probe(Declaration):
             check_parts(value, f"{name} of {what}", field_of_tracepoint=False)
         for name in self.entry:
             check_at_entry(self.values[name], f"{name} of {what}")
+        for name in self.exit or ():
+            check_at_return(self.values[name], f"{name} of {what}")
         if self.when is not None:
             check_parts(self.when, f"when of {what}", field_of_tracepoint=False)
-            if self.exit is None:
-                check_at_entry(self.when, f"when of {what}")
+            check_when = check_at_entry if self.exit is None else check_at_return
+            if self.exit is None or not self.when_at_entry:
+                check_when(self.when, f"when of {what}")
+
+    def elsewhere(self, library: str, symbol: str) -> Probe:
+        """Return the same on another function, recorded into the same table.
+
+        What is recorded need not be checked again: a set has one declaration for many names.
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "library", library)
+        object.__setattr__(other, "symbol", symbol)
+        object.__setattr__(other, "name", self.table.removeprefix("kernel_"))
+        other._check_place()
+        return other
+
+    def _check_place(self) -> None:
+        if not (isinstance(self.library, str) and self.library and "\0" not in self.library):
+            raise InputError(f"library is a library's name or path, not {self.library!r}")
+        if not (isinstance(self.symbol, str) and SYMBOL.fullmatch(self.symbol)):
+            raise InputError(f"symbol is the name of a function, not {self.symbol!r}")
+        if self.unless is not None and not (
+            isinstance(self.unless, str) and SYMBOL.fullmatch(self.unless)
+        ):
+            raise InputError(f"unless is the name of a function, not {self.unless!r}")
 
     @property
     def label(self) -> str:
@@ -309,10 +330,10 @@ class Usdt(Declaration):
         check_common(self, what)
         for name, value in self.values.items():
             check_parts(value, f"{name} of {what}", field_of_tracepoint=False)
-            check_at_entry(value, f"{name} of {what}")
+            check_usdt(value, f"{name} of {what}")
         if self.when is not None:
             check_parts(self.when, f"when of {what}", field_of_tracepoint=False)
-            check_at_entry(self.when, f"when of {what}")
+            check_usdt(self.when, f"when of {what}")
 
     @property
     def label(self) -> str:

@@ -10,8 +10,11 @@ from .operations import Expression, check_number, node
 #: The integer types that a value may have in memory, and their sizes in bytes.
 SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
 
-#: Arguments that arrive in registers, on x86-64: those of a function, and of a USDT probe.
-MOST_ARGUMENTS = 6
+#: Arguments that arrive in registers, on every machine; those after them may be on the stack.
+IN_REGISTERS = 6
+
+#: So many arguments of a function can be read at most.
+MOST_ARGUMENTS = 16
 
 #: How long a string may be, with its end, in bytes.
 MOST_STRING = 256
@@ -48,9 +51,14 @@ class Argument(_Loaded, name="arg"):
         check_type(self.type)
         if type(self.index) is not int or not 0 <= self.index < MOST_ARGUMENTS:
             raise InputError(
-                f"arg({self.index!r}): arguments 0 to {MOST_ARGUMENTS - 1} are in registers; "
-                "the others, and floating-point ones, cannot be read"
+                f"arg({self.index!r}): arguments 0 to {MOST_ARGUMENTS - 1} can be read, counted "
+                "without floating-point ones, which cannot"
             )
+
+    @property
+    def passes(self) -> bool:
+        """Whether it may be on the stack, where the function may write over it."""
+        return self.index >= IN_REGISTERS
 
     def __repr__(self) -> str:
         return f"arg({self.index})" if self.type == "u64" else f"arg({self.index}, {self.type!r})"

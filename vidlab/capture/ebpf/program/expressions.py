@@ -43,6 +43,10 @@ class Values:
         """Load an argument of the call."""
         raise _missing(f"arg({index})")
 
+    def on_stack(self, b: Builder, index: int, to: Register) -> bool:
+        """Load the address of an argument that is on the stack; False if it is none such."""
+        return False
+
     def result(self, b: Builder, type: str, to: Register) -> None:
         """Load what the call returned."""
         raise _missing("retval()")
@@ -62,6 +66,13 @@ class Values:
     def text(self, b: Builder, name: str) -> bool:
         """Load the kernel's address of a tracepoint's text into R0; False if it is no text."""
         return False
+
+
+def _is_leaf(expression: Expression) -> bool:
+    """Whether loading it changes one register only."""
+    return isinstance(expression, _LEAVES) and not (
+        isinstance(expression, Argument) and expression.passes
+    )
 
 
 def _missing(what: str) -> InputError:
@@ -88,6 +99,8 @@ class Compiler:
         b = self._b
         if isinstance(expression, Choice):
             self.value(expression.value)
+        elif isinstance(expression, Argument) and self._values.on_stack(b, expression.index, R3):
+            self._read_user(expression.type)
         elif isinstance(expression, _LEAVES):
             self._leaf(expression, R0)
         elif isinstance(expression, Here):
@@ -164,17 +177,21 @@ class Compiler:
 
     def _dereference(self, expression: Dereference) -> None:
         b = self._b
-        size = SIZES[expression.type]
         self.value(expression.pointer)
+        b.move(R3, R0)
+        if expression.offset:
+            b.alu(R3, "+", expression.offset)
+        self._read_user(expression.type)
+
+    def _read_user(self, type: str) -> None:
+        """Leave in R0 what is in the program's memory at R3; what cannot be read is 0."""
+        b = self._b
         with b.slot(8) as room:
-            b.move(R3, R0)
-            if expression.offset:
-                b.alu(R3, "+", expression.offset)
-            b.move(R2, size)
+            b.move(R2, SIZES[type])
             b.move(R1, R10)
             b.alu(R1, "+", room)
-            b.call(helpers.READ_USER)  # what cannot be read is 0
-            load_typed(b, R0, R10, room, expression.type)
+            b.call(helpers.READ_USER)
+            load_typed(b, R0, R10, room, type)
 
     def _arithmetic(self, expression: Arithmetic) -> None:
         b, sign = self._b, expression.sign
@@ -227,10 +244,10 @@ class Compiler:
         if isinstance(right, Constant) and -(1 << 31) <= right.value < 1 << 31:
             self.value(left)
             return right.value
-        if isinstance(right, _LEAVES):
+        if _is_leaf(right):
             self.value(left)
             self._leaf(right, R1)
-        elif isinstance(left, _LEAVES):
+        elif _is_leaf(left):
             self.value(right)
             b.move(R1, R0)
             self._leaf(left, R0)

@@ -44,6 +44,14 @@ class EntryValues(_Here):
     def argument(self, b: Builder, index: int, type: str, to: Register) -> None:
         load_typed(b, to, R6, self._machine.arguments[index], type)
 
+    def on_stack(self, b: Builder, index: int, to: Register) -> bool:
+        after = index - len(self._machine.arguments)
+        if after < 0:
+            return False
+        b.load(to, 8, R6, self._machine.stack_pointer)
+        b.alu(to, "+", self._machine.return_moves + 8 * after)  # above the return address
+        return True
+
 
 class ReturnValues(_Here):
     """As a call returns: its arguments are in the stash (R9), the result in a register.

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ..declaring.layout import HEADER
+from ..declaring.record import HEADER
 
 #: RINGBUF: the records of one table.
 RING = "ring"
