@@ -26,6 +26,7 @@ from vidlab.capture.ebpf import (
 )
 from vidlab.capture.ebpf.declaring import layout as layouts
 from vidlab.capture.ebpf.declaring.layout import Layout, Source
+from vidlab.capture.ebpf.declaring.record import HEADER
 from vidlab.capture.ebpf.declaring.values import SIZES
 from vidlab.capture.ebpf.declaring.written import Attached, Written
 from vidlab.errors import InputError

@@ -66,9 +66,13 @@ def duration() -> Expression:
     return Duration()
 
 
-def field(name: str) -> Expression:
-    """Return a field of a tracepoint, by the name that the kernel gives it."""
-    return Field(name)
+def field(name: str, dtype: str = "i64") -> Expression:
+    """Return a field of a tracepoint, by the name that the kernel gives it.
+
+    Its own size and sign are the kernel's to tell; `dtype` is the column's: "u64" for an
+    address, say.
+    """
+    return Field(name, dtype)
 
 
 def const(value: int) -> Expression:

@@ -260,7 +260,7 @@ class Tracepoint(Declaration):
         if isinstance(fields, str) or not isinstance(fields, Iterable):
             raise InputError(f"the fields of {what} are a list of names or a dict, not {fields!r}")
         if not isinstance(fields, Mapping):
-            fields = {name: Field(name) for name in fields}
+            fields = {name: Field(name, "i64") for name in fields}
         object.__setattr__(self, "fields", kept(fields, what))
         check_common(self, what)
         for name, value in self.values.items():

@@ -78,21 +78,19 @@ class Return(_Loaded, name="retval"):
 
 
 @node
-class Field(Expression, name="field"):
-    """A field of a tracepoint; the kernel tells its type."""
+class Field(_Loaded, name="field"):
+    """A field of a tracepoint, extended by the sign that the kernel gives it, then as the type."""
 
     field: str
+    type: str
 
     def __post_init__(self) -> None:
+        check_type(self.type)
         if not (isinstance(self.field, str) and self.field.isidentifier()):
             raise InputError(f"field({self.field!r}): give the name of a tracepoint's field")
 
-    @property
-    def signed(self) -> bool:
-        return True  # whatever the kernel tells is extended by its own sign
-
     def __repr__(self) -> str:
-        return f"field({self.field!r})"
+        return f"field({self.field!r}{'' if self.type == 'i64' else f', {self.type!r}'})"
 
 
 @node
