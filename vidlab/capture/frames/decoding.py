@@ -168,9 +168,7 @@ class Demuxing:
         recorder = self._recorder
         try:
             while True:
-                span = recorder.span(self._demux, None) if stages.active is recorder else None
-                if span is not None:
-                    span.__enter__()
+                span = self._open_demux() if stages.active is recorder else None
                 try:
                     packet = next(packets)
                 except StopIteration:
@@ -190,6 +188,10 @@ class Demuxing:
                 yield packet
         finally:
             packets.close()  # type: ignore[attr-defined]
+
+    def _open_demux(self) -> Span:
+        # Not by the generator itself, as a generator's span may be open while it pauses.
+        return self._recorder.span(self._demux, None).__enter__()
 
     def _born(self, container: Any, packet: Any, span: Span) -> None:
         stream = packet.stream

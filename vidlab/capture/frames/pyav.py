@@ -170,7 +170,7 @@ def _begin(recorder: SpanRecorder, begin: Callable[..., Any], *args: Any) -> Any
         if call is not None:
             # What it takes to record a call is part of the call: not a gap between spans.
             span: Span = call[-1] if isinstance(call, tuple) else call
-            span.t0 = t0_ns
+            span.began(t0_ns)
         return call
     except Exception:
         recorder.failed()

@@ -12,7 +12,7 @@ from ... import labelsets
 from ...clock import now_ns
 from ...schema import TABLES, UNKNOWN
 from .. import failures
-from . import spans
+from . import publishing, spans
 from .refs import FrameRef
 from .sampling import Sampling
 from .spans import (
@@ -111,6 +111,7 @@ class SpanRecorder:
         """Write what is still to be written: nothing is recorded any more."""
         if self.timer is not None:
             self.timer.stop()
+        publishing.close(self)
 
     def innermost(self) -> Span | None:
         """Return the innermost open span here."""

@@ -95,10 +95,13 @@ class Span:
         When it began and ended; `t1` is 0 while it is open, and only then.
     outer : Span or None
         The span around it, of the same frame or not.
+    labels : int
+        The label set that it is published under (`publishing`); only then it has one.
     """
 
-    __slots__ = ("kind", "outer", "ref", "sequence", "state", "t0", "t1")
+    __slots__ = ("kind", "labels", "outer", "ref", "sequence", "state", "t0", "t1")
 
+    labels: int
     outer: Span | None
 
     def __init__(self, kind: StageKind, ref: FrameRef | None, state: ThreadState) -> None:
@@ -217,6 +220,13 @@ class Span:
                 if child.outer is self:
                     child.outer = outer
                 child = child.outer
+
+    def began(self, t0_ns: int) -> None:
+        """Have begun at this time, a little before it was entered: recording it is part of it.
+
+        Its frame may have become known since it was entered.
+        """
+        self.t0 = t0_ns
 
     def drop(self) -> None:
         """End this span without writing it: it turned out to be of nothing that is recorded."""

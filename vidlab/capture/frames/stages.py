@@ -17,10 +17,11 @@ from typing import Any
 
 from ... import labelsets
 from ..patching import Patches
+from . import publishing
 from .recorder import SpanRecorder, frame_here
 from .refs import FrameRef, ref_of
 from .spans import F, Span, inherited
-from .threadstate import watch_loops
+from .threadstate import ThreadState, watch_loops
 
 __all__ = [
     "Idle",
@@ -209,7 +210,8 @@ def _new_idle(name: str, gpu: bool = False) -> Idle:
 
 def activate(patches: Patches, recorder: SpanRecorder) -> None:
     """Let `stage` record until `patches` are restored."""
-    watch_loops(patches, recorder)
+    watch_loops(patches, recorder, publishing.show)
+    publishing.activate(patches, recorder)
     patches.set(Idle, "__enter__", _enter)
     patches.set(Idle, "__exit__", _exit)
     patches.set(sys.modules[__name__], "active", recorder)
@@ -229,18 +231,28 @@ class _Current:
     def set(self, span: Span | None) -> Any:
         """Let what follows in this thread or task be inside `span`."""
         state = active.local.state if active is not None else None
+        token: Any
         if state is None or (state.loops and running_loop() is not None):
-            return inherited.set(span)
-        before, state.top = state.top, span
-        return state, before
+            token = inherited.set(span)
+        else:
+            token = state, state.top
+            state.top = span
+        self._show(state)
+        return token
 
     def reset(self, token: Any) -> None:
         """Undo `set`."""
         if isinstance(token, Token):
             inherited.reset(token)
+            self._show(active.local.state if active is not None else None)
         else:
-            state, before = token
-            state.top = before
+            state, state.top = token
+            self._show(state)
+
+    @staticmethod
+    def _show(state: ThreadState | None) -> None:
+        if publishing.since_ns and state is not None:
+            publishing.show(state)
 
 
 current = _Current()

@@ -12,6 +12,7 @@ import threading
 import weakref
 from asyncio import events
 from asyncio.events import _get_running_loop as running_loop
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,7 @@ from ... import labelsets
 from ...clock import now_ns, thread_cpu_ns
 from ...schema import UNKNOWN
 from ..patching import Patches
+from ..spanwords import SIZE, Word, words
 
 if TYPE_CHECKING:
     from .recorder import SpanRecorder
@@ -32,6 +34,9 @@ _NO_WAIT_NS = 10_000
 
 #: The numbers of spans within a thread start again well before they run out.
 _RESTART_SEQUENCE = (1 << 32) - (1 << 28)
+
+#: What threads write to as their word when they have none.
+_NOWHERE = memoryview(bytearray(SIZE)).cast("Q")
 
 
 class Buffer(Protocol):
@@ -54,7 +59,7 @@ class Writer(Protocol):
     @property
     def names(self) -> labelsets.Names: ...
     def buffer(self, table: str) -> Buffer: ...
-    def row(self, table: str, **columns: Any) -> None: ...
+    def row(self, table: str, /, **columns: Any) -> None: ...
     def lost(self, table: str, count: int) -> None: ...
     def finding(
         self,
@@ -71,8 +76,9 @@ class ThreadState:
     """What one thread records with."""
 
     __slots__ = (
-        *("__weakref__", "adopted", "buffer", "events", "loops", "recorder", "sequence", "spares"),
-        *("_cpu_mark_ns", "_fd", "_last_merge", "_runqueue_mark_ns", "_t_mark_ns", "top"),
+        *("__weakref__", "adopted", "buffer", "events", "firm", "loops", "recorder", "sequence"),
+        *("_cpu_mark_ns", "_fd", "_last_merge", "_runqueue_mark_ns", "_t_mark_ns", "_word"),
+        *("spares", "top", "word"),
     )
 
     def __init__(self, recorder: SpanRecorder) -> None:
@@ -90,14 +96,25 @@ class ThreadState:
         self.loops = running_loop() is not None or not _FOREIGN_LOOPS.isdisjoint(sys.modules)
         #: The frame that an image without identity was last taken to be.
         self.adopted = 0
+        self._word: Word | None = words.word_of_thread()
+        #: The numbers of the thread's span word, for what publishes spans.
+        self.word = self._word.view
+        #: In a thread with an event loop: open spans that no other task can interrupt.
+        self.firm: set[Span] = set()
         self._last_merge = (0, 0, 0)
         self._t_mark_ns = self._cpu_mark_ns = self._runqueue_mark_ns = 0
 
     def end(self) -> None:
         """Let go of what the thread has: it has ended."""
         self.spares.clear()
+        self.firm.clear()
         self.top = None
+        self.let_go_of_word()
         self.forget_clock()
+
+    def let_go_of_word(self) -> None:
+        """Have no word any more: what is written goes nowhere."""
+        self.word, self._word = _NOWHERE, None
 
     def forget_clock(self) -> None:
         """Close the run-queue clock, which is the thread's that opened it."""
@@ -194,17 +211,30 @@ class _End:
 _states: weakref.WeakSet[ThreadState] = weakref.WeakSet()
 
 
-def watch_loops(patches: Patches, recorder: SpanRecorder) -> None:
-    """Have each thread know that it runs an event loop, from when it begins to."""
+def all_states() -> list[ThreadState]:
+    """Return the states of all threads, of recordings of before too."""
+    while True:
+        with contextlib.suppress(RuntimeError):  # a thread has begun to record meanwhile
+            return list(_states)
+
+
+def watch_loops(
+    patches: Patches, recorder: SpanRecorder, changed: Callable[[ThreadState], None]
+) -> None:
+    """Have each thread know that it runs an event loop, from when it begins to.
+
+    `changed` is told as it begins to, and as it does no more.
+    """
     begin = events._set_running_loop
 
     def watched(loop: Any) -> None:
         begin(loop)
         if loop is not None:
             recorder.local.state.expect_loop()
+        changed(recorder.local.state)
 
     def may_run(_: ModuleType) -> None:
-        for state in list(_states):
+        for state in all_states():
             state.expect_loop()
 
     patches.set(events, "_set_running_loop", watched)
@@ -213,7 +243,7 @@ def watch_loops(patches: Patches, recorder: SpanRecorder) -> None:
 
 
 def _forget_clocks() -> None:
-    for state in list(_states):
+    for state in all_states():
         state.forget_clock()
 
 
