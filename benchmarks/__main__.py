@@ -9,7 +9,17 @@ from pathlib import Path
 
 from .figure import Figure
 
-BENCHMARKS = ("spans", "decode", "closure", "storage", "percentiles", "memory", "report")
+BENCHMARKS = (
+    "spans",
+    "decode",
+    "closure",
+    "storage",
+    "percentiles",
+    "memory",
+    "kernel_events",
+    "probes",
+    "report",
+)
 RESULTS = Path(__file__).with_name("results.json")
 
 

@@ -37,6 +37,7 @@ from vidlab.analysis import (
     throughput,
 )
 from vidlab.workbench import renderer, tables
+from vidlab.workbench.kernel_section import KernelSection
 from vidlab.workbench.memory_section import MemorySection
 from vidlab.workbench.slices import Slice
 from vidlab.workbench.verdict import verdict
@@ -197,6 +198,43 @@ memory.fragmentation()
 
 # %%
 memory.timeline()
+
+# %%
+kernel = KernelSection(part)  # without kernel events there is no such section
+kernel.section()
+
+# %%
+kernel.offcpu()
+
+# %%
+kernel.offcpu_over_time()
+
+# %%
+kernel.wakeups()
+
+# %%
+kernel.decode()
+
+# %%
+kernel.decode_counted()
+
+# %%
+kernel.counters()
+
+# %%
+kernel.memory()
+
+# %%
+kernel.copies()
+
+# %%
+kernel.connections()
+
+# %%
+kernel.by_connection()
+
+# %%
+kernel.probes()
 
 # %% [markdown]
 # ## Exact percentiles

@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import analysis, charts, lab
+    from .capture.ebpf.engine import KernelEvents
     from .capture.frames.engine import Frames
     from .capture.frames.ffmpeg import run_ffmpeg
     from .capture.frames.refs import Traced
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .runs.recovery import recover
     from .runs.run import Run, open_run
     from .runs.verification import verify
+    from .workbench.attaching import attach
     from .workbench.report import write_report
 
 #: Where each name comes from: "module:attribute", or a whole "module".
@@ -52,6 +54,7 @@ _SOURCES = {
     "Frames": "capture.frames.engine:Frames",
     "GpuMemory": "capture.gpu.engine:GpuMemory",
     "GpuSampler": "capture.gpu.devices.sampler:GpuSampler",
+    "KernelEvents": "capture.ebpf.engine:KernelEvents",
     "Run": "runs.run:Run",
     "Runtime": "capture.runtime.engine:Runtime",
     "Traced": "capture.frames.refs:Traced",
@@ -60,6 +63,7 @@ _SOURCES = {
     "TracedQueue": "capture.frames.traced_queue:TracedQueue",
     "VidlabError": "errors:VidlabError",
     "analysis": "analysis",
+    "attach": "workbench.attaching:attach",
     "charts": "charts",
     "compact": "runs.compaction:compact",
     "deliver": "capture.frames.sinks:deliver",
@@ -97,12 +101,14 @@ __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "Frames",
     "GpuMemory",
     "GpuSampler",
+    "KernelEvents",
     "Runtime",
     "open_run",
     "Run",
     "analysis",
     "charts",
     "lab",
+    "attach",
     "write_report",
     "compact",
     "recover",

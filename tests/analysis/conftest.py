@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from vidlab import schema
+from vidlab.capture.ebpf.plan import Plan
 
 Build = Callable[..., pl.DataFrame]
 
@@ -22,7 +24,7 @@ def table(request: pytest.FixtureRequest) -> Build:
 
     def build(name: str, rows: Iterable[dict[str, Any]] = (), **common: Any) -> pl.DataFrame:
         rows = [{**common, **row} for row in rows]
-        empty = pl.from_arrow(schema.TABLES[name].arrow_schema.empty_table())
+        empty = pl.from_arrow(_tables()[name].arrow_schema.empty_table())
         types = dict(empty.schema)
         for key in {key for row in rows for key in row} - set(types):
             assert key in ("sample_rate", "region"), f"{name} has no column {key}"
@@ -36,6 +38,13 @@ def table(request: pytest.FixtureRequest) -> Build:
         )
 
     return build
+
+
+@functools.cache
+def _tables() -> dict[str, schema.Table]:
+    """The tables of the schema, and those that the probe sets declare."""
+    sets = Plan(["cuda", "libav", "sched", "tcp"])
+    return schema.TABLES | {name: layout.table for name, layout in sets.layouts.items()}
 
 
 def _text(kind: str, values: pl.Series) -> Any:

@@ -39,9 +39,8 @@ def text_of(executed: nbformat.NotebookNode) -> str:
 
 def test_all_notebooks_are_pairs() -> None:
     assert {path.stem for path in PAIRS} == {path.stem for path in FOLDER.glob("*.ipynb")}
-    assert {"01_quickstart", "02_frame_latency", "03_gpu_memory", "report"} <= {
-        path.stem for path in PAIRS
-    }
+    known = {"01_quickstart", "02_frame_latency", "03_gpu_memory", "04_kernel_events", "report"}
+    assert known <= {path.stem for path in PAIRS}
 
 
 @every_notebook
@@ -123,6 +122,56 @@ def test_gpu_memory_names_the_leak_and_its_holder(tmp_path: Path) -> None:
     [holders] = [text for text in shown if "What holds the blocks" in text]
     assert "Stream._background" in holders
     assert "hevc" in holders
+
+
+@pytest.fixture(scope="module")
+def kernel_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with kernel events, which notebook 04 records as there is none at its path."""
+    run = tmp_path_factory.mktemp("notebooks") / "kernel"
+    notebooks.execute(FOLDER / "04_kernel_events.ipynb", {"run": str(run)})
+    assert (run / "manifest.json").exists()
+    return run
+
+
+@pytest.mark.needs("ebpf")
+@pytest.mark.needs("hostcuda")
+@pytest.mark.parametrize(
+    "parameters", [{}, {"stream_id": "cam-2", "codec": "hevc"}], ids=["whole", "slice"]
+)
+def test_kernel_events_answer(kernel_run: Path, parameters: dict[str, Any]) -> None:
+    executed = notebooks.execute(
+        FOLDER / "04_kernel_events.ipynb", {"run": str(kernel_run), **parameters}
+    )
+    text = text_of(executed)
+    assert text.count("vidlab-chart") == 7
+    for word in ("annotate", "cudaMalloc", "driver only", "block 1", "hevc", "sched_switch"):
+        assert word in text, word
+    assert "cam-2" in text
+    assert ("cam-3" in text) == ("stream_id" not in parameters)
+    shown = [output.data.get("text/html", "") for output in outputs_of(executed)]
+    [headline] = [text for text in shown if "Stages were off the CPU most in" in text]
+    assert "kinds" in headline
+    [connections] = [text for text in shown if "TCP by stream" in text]
+    assert "127.0.0.1" in connections
+
+
+@pytest.mark.needs("ebpf")
+@pytest.mark.needs("hostcuda")
+def test_the_report_of_a_run_with_kernel_events_has_a_section_on_them(kernel_run: Path) -> None:
+    executed = notebooks.execute(FOLDER / "report.ipynb", {"run": str(kernel_run)})
+    shown = [output.data.get("text/html", "") for output in outputs_of(executed)]
+    [place] = [n for n, text in enumerate(shown) if "<h2>Kernel events</h2>" in text]
+    rest = " ".join(shown[place:])
+    for title in ("Time off the CPU", "TCP connections", "Driver memory that was taken"):
+        assert title in rest
+
+
+def test_the_report_of_a_run_without_kernel_events_is_silent_about_them(run_path: Path) -> None:
+    executed = notebooks.execute(FOLDER / "report.ipynb", {"run": str(run_path)})
+    assert "ernel events" not in text_of(executed)
+    of_kernel = [cell for cell in executed.cells if cell.source.startswith("kernel")]
+    assert len(of_kernel) >= 10
+    assert not any(cell.outputs for cell in of_kernel)
 
 
 def test_the_report_of_a_run_without_allocations_says_so_in_a_line(run_path: Path) -> None:

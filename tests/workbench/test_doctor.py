@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from vidlab.capture.ebpf.kernel import abilities, privileges
 from vidlab.capture.gpu import native
 from vidlab.workbench import doctor
 from vidlab.workbench.doctor import Finding
@@ -157,3 +158,86 @@ def test_without_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not found[what].works
         assert found[what].detail == f"missing: {package}"
         assert found[what].remedy == "pip install 'vidlab[gpu]'"
+
+
+# --- kernel events ----------------------------------------------------------------
+
+EVENTS = "kernel events: "
+
+
+def kernel_events() -> dict[str, Finding]:
+    """What is found of kernel events, by name."""
+    return {
+        finding.what.removeprefix(EVENTS): finding
+        for finding in doctor._kernel_events()
+        if finding.what.startswith(EVENTS)
+    }
+
+
+@pytest.mark.needs("ebpf")
+def test_each_thing_that_kernel_events_need_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIDLAB_EBPF_BROKER", raising=False)
+    found = kernel_events()
+    assert set(found) == {ability.name for ability in abilities.abilities()}
+    for name in ("maps and programs", "ring buffer", "tracepoints"):
+        assert found[name].works, found[name]
+        assert found[name].detail
+        assert found[name].remedy == ""
+    for finding in found.values():
+        assert finding.works == (finding.remedy == "")
+
+
+def test_without_the_privileges_both_ways_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = privileges.PrivilegeError("kernel events need cap_bpf", "do this", ["cap_bpf"])
+    monkeypatch.setattr(privileges, "check", lambda: refused)
+    monkeypatch.delenv("VIDLAB_EBPF_BROKER", raising=False)
+    found = kernel_events()
+    assert not found["maps and programs"].works
+    assert found["maps and programs"].detail == "kernel events need cap_bpf"
+    assert found["maps and programs"].remedy == "do this"
+    assert "ring buffer" not in found  # what is in vain is not told seven times
+    assert not found["by a broker"].works
+    assert "sudo vidlab ebpf-broker" in found["by a broker"].remedy
+    assert "VIDLAB_EBPF_BROKER" in found["by a broker"].remedy
+
+
+def test_a_broker_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDLAB_EBPF_BROKER", str(tmp_path / "socket"))
+    found = kernel_events()["by a broker"]
+    assert not found.works
+    assert f"no broker answers at {tmp_path / 'socket'}" in found.detail
+    assert "sudo vidlab ebpf-broker" in found.remedy
+
+
+@pytest.mark.needs("ebpf")
+def test_a_broker_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("VIDLAB_EBPF_BROKER", str(tmp_path / "socket"))
+    command = [sys.executable, "-m", "vidlab.cli", "ebpf-broker", "--uid", str(os.geteuid())]
+    options = ["--socket", str(tmp_path / "socket"), "--audit-log", str(tmp_path / "log")]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as broker:
+        assert broker.stdout is not None
+        assert "serving" in broker.stdout.readline()
+        found = kernel_events()["by a broker"]
+        broker.terminate()
+    assert found.works
+    assert str(tmp_path / "socket") in found.detail
+
+
+def test_without_pyarrow_the_rest_is_told() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['pyarrow'] = None\n"
+        "from vidlab.workbench.doctor import examine\n"
+        "print([finding.what for finding in examine()])\n"
+    )
+    environment = {key: word for key, word in os.environ.items() if "VIDLAB" not in key}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "disk for runs" in done.stdout, done.stderr
+    assert "kernel events" not in done.stdout

@@ -19,6 +19,13 @@ returns them, and know nothing of runs, files or charts:
 * `fragmentation`: how is the pools' free memory cut up?
 * `bill`: does what a device says it uses add up?
 * `flame`: where do memory and GPU time go, by device, labels and stack?
+* `kernel`: under which stage and frame did a kernel event happen?
+* `offcpu`: what did threads wait for while they were not on a CPU?
+* `pointers`: which driver memory did CuPy's tracker see, and which another library take?
+* `memory_graph`: what was copied between which blocks of device memory?
+* `decodetimes`: how much of decoding is FFmpeg's own time?
+* `connections`: whose TCP connections, and how long were their round trips?
+* `metrics`: what did the kernel count without an event each?
 
 Moments are columns `t_…ns`, durations other columns `…_ns`: Int64 nanoseconds.
 """
@@ -33,15 +40,22 @@ except ImportError as error:
 from . import (
     bill,
     closure,
+    connections,
+    decodetimes,
     flame,
     fragmentation,
     holdups,
+    kernel,
     latency,
     leaks,
     livesets,
     losses,
     memory,
+    memory_graph,
+    metrics,
+    offcpu,
     pauses,
+    pointers,
     queues,
     silences,
     startup,
@@ -52,15 +66,22 @@ from . import (
 __all__ = [
     "bill",
     "closure",
+    "connections",
+    "decodetimes",
     "flame",
     "fragmentation",
     "holdups",
+    "kernel",
     "latency",
     "leaks",
     "livesets",
     "losses",
     "memory",
+    "memory_graph",
+    "metrics",
+    "offcpu",
     "pauses",
+    "pointers",
     "queues",
     "silences",
     "startup",

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import vidlab
 
-from .errors import InputError, VidlabError, missing_extra
-from .workbench import arguments
+from ..errors import InputError, VidlabError, missing_extra
+from ..workbench import arguments
+from . import kernel_events
 
 #: The exit code for anything that vidlab itself reports as wrong, as of argparse.
 WRONG = 2
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vidlab {options.name}: {error}", file=sys.stderr)
         return WRONG
     except ModuleNotFoundError as error:
-        from .workbench.doctor import EXTRAS
+        from ..workbench.doctor import EXTRAS
 
         for extra, packages in EXTRAS.items():
             if error.name in packages:
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _record(options: argparse.Namespace) -> int:
-    from .workbench import child, scripts
+    from ..workbench import child, scripts
 
     command = [*options.command]
     if options.module:
@@ -70,6 +71,7 @@ def _record(options: argparse.Namespace) -> int:
         keep_seconds=options.keep_seconds,
         overwrite=options.overwrite,
         hostcuda=options.hostcuda,
+        probes=options.probes,
     )
     # The program's stderr is its own, unless somebody sits there, or there is nothing to lose.
     if options.verbose or sys.stderr.isatty() or not recorded.took_part:
@@ -78,7 +80,7 @@ def _record(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from .workbench.report import write_report
+    from ..workbench.report import write_report
 
     output = options.output or Path("reports", f"{options.run.resolve().name}.html")
     written = write_report(
@@ -94,7 +96,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from .lab.demo import run_demo
+    from ..lab.demo import run_demo
 
     result = run_demo(
         options.output, options.report, inputs=options.input or None, seconds=options.seconds
@@ -104,7 +106,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _leaks(options: argparse.Namespace) -> int:
-    from .workbench.leaks import leak_report
+    from ..workbench.leaks import leak_report
 
     report = leak_report(vidlab.open_run(options.run), fail_on=options.fail_on, by=options.by)
     print(json.dumps(report.facts(), indent=2) if options.json else report)
@@ -112,7 +114,7 @@ def _leaks(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from .workbench.doctor import examine
+    from ..workbench.doctor import examine
 
     findings = examine()
     if options.json:
@@ -171,10 +173,11 @@ def _described(run: vidlab.Run) -> str:
         lines.append(f"lasted {lasted_ns / 1e9:,.1f} s")
     lines.append("engines: " + (", ".join(engine.name for engine in manifest.engines) or "none"))
     lines += [f"{name}: {value}" for name, value in manifest.parameters.items()]
+    width = max([16, *(len(name) + 1 for name in run.tables())])
     for name in run.tables():
         facts = manifest.tables.get(name)
         size = f"{facts.rows:>12,} rows {facts.bytes:>14,} bytes" if facts else "not compacted yet"
-        lines.append(f"  {name:<16}{size}")
+        lines.append(f"  {name:<{width}}{size}")
     for name, counts in run.losses.items():
         gone = ", ".join(f"{count:,} {how.replace('_', ' ')}" for how, count in counts.items())
         lines.append(f"missing from {name}: {gone}")
@@ -288,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(leaks)
 
+    kernel_events.add_verbs(verb)
     doctor = verb(
         "doctor",
         _doctor,
@@ -332,7 +336,3 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for machines")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -158,6 +158,20 @@ def _encode(clip: Clip, path: Path, advance: Advance) -> None:
         output.mux(stream.encode(None))
 
 
+def transport_stream(clip: Path) -> Path:
+    """Copy a clip into an MPEG transport stream beside it, which can be sent and read in order."""
+    av = _pyav()
+    target = clip.with_suffix(".ts")
+    with av.open(str(clip)) as input, av.open(str(target), "w", format="mpegts") as output:
+        stream = input.streams.video[0]
+        copy = output.add_stream_from_template(stream)
+        for packet in input.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                output.mux(packet)
+    return target
+
+
 def _copy_corrupted(source: Path, target: Path, corrupt: tuple[int, ...]) -> None:
     """Copy a clip packet by packet; those of these numbers keep their size and time only."""
     av = _pyav()

@@ -10,14 +10,7 @@ from .. import sizes
 
 def add_recording(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vidlab record`."""
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="RUN",
-        help="the run's folder (runs/NAME-TIME)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that is there")
+    add_output(parser)
     parser.add_argument(
         "--label",
         type=pair,
@@ -39,12 +32,25 @@ def add_recording(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run CuPy on host memory: for a machine without a GPU",
     )
+    add_probes(parser, default=())
     parser.add_argument(
         "--max-bytes", type=size, metavar="SIZE", help="keep the newest of this size: 500M, 2G"
     )
     parser.add_argument(
         "--keep-seconds", type=float, metavar="S", help="keep the newest seconds only"
     )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where a new run goes."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="RUN",
+        help="the run's folder (runs/NAME-TIME)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that is there")
 
 
 def add_deadline(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +61,26 @@ def add_deadline(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="a frame is late beyond this (three frame intervals)",
     )
+
+
+def add_probes(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
+    """Add the option that says which probe sets are recorded by eBPF."""
+    parser.add_argument(
+        "--probes",
+        type=probe_names,
+        default=default,
+        metavar="SET,…",
+        help=f"kernel and driver events: see vidlab probes ({','.join(default) or 'none'}); a set, "
+        "or MODULE:ATTRIBUTE of your own",
+    )
+
+
+def probe_names(text: str) -> tuple[str, ...]:
+    """Read names with commas between, at least one."""
+    names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names no probes: give some, such as cuda,sched")
+    return names
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -33,6 +33,9 @@ _PASSED_ON = frozenset(
 
 _WAITED_FOR = _PASSED_ON | {signal.SIGCHLD}
 
+#: How often a child is looked at whose end was not told.
+_LOOK_EVERY_S = 0.5
+
 #: Python ignores these, and a child that is no Python must not inherit that.
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -76,8 +79,9 @@ def run_child(command: Sequence[str], environment: Mapping[str, str], mask: set[
 
 def _wait(pid: int) -> int:
     while True:
-        received = signal.sigwaitinfo(_WAITED_FOR)
-        if received.si_signo == signal.SIGCHLD:
+        # A thread of a library that does not block SIGCHLD may take it: so look now and then.
+        received = signal.sigtimedwait(_WAITED_FOR, _LOOK_EVERY_S)
+        if received is None or received.si_signo == signal.SIGCHLD:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status)

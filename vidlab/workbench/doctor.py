@@ -16,6 +16,7 @@ from typing import Any
 
 from ..capture.gpu import native
 from ..capture.gpu.hostcuda.installing import working_gpu
+from ..errors import VidlabError
 
 #: The distributions that each extra brings, by the module that is imported of it.
 EXTRAS = {
@@ -37,6 +38,9 @@ EXTRAS = {
 #: those codecs.
 ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9")
 DECODERS = ("h264", "hevc", "libdav1d", "vp9", "mpeg2video", "mpeg4")
+
+#: What an ability says that needs another first, which is told of.
+_NOT_TRIED = "not tried"
 
 #: Less free disk than this is worth a word: a recording writes up to some megabytes a second.
 ENOUGH_DISK_BYTES = 2 << 30
@@ -73,7 +77,7 @@ def examine(folder: str | os.PathLike[str] = ".") -> list[Finding]:
         Where runs are to be written: its free disk space is looked at.
     """
     findings: list[Finding] = []
-    for examination in (_python, _extras, _codecs, _programs, _gpu, _kernel):
+    for examination in (_python, _extras, _codecs, _programs, _gpu, _kernel, _kernel_events):
         findings += examination()
     findings.append(_disk(Path(folder)))
     return findings
@@ -240,6 +244,44 @@ def _kernel() -> Iterator[Finding]:
         f"{usable} usable of {os.cpu_count()}",
         "" if usable >= 2 else "give this machine or container 2 cores, or the demo falls behind",
     )
+
+
+def _kernel_events() -> Iterator[Finding]:
+    """What the kernel can do for kernel events, each thing tried; then the broker, if need be."""
+    try:
+        from ..capture.ebpf.engine import BROKER_VARIABLE
+        from ..capture.ebpf.kernel import abilities
+    except ImportError:
+        return  # `packages for recording` says it
+    known = abilities.abilities()
+    for ability in known:
+        if ability.detail != _NOT_TRIED:
+            yield Finding(
+                f"kernel events: {ability.name}", ability.works, ability.detail, ability.remedy
+            )
+    socket = os.environ.get(BROKER_VARIABLE)
+    if socket or not known[0].works:
+        yield _broker(BROKER_VARIABLE, socket)
+
+
+def _broker(variable: str, socket: str | None) -> Finding:
+    """Whether a broker loads programs for this process, which may not itself."""
+    from ..capture.ebpf.broker.client import RemoteSession
+    from ..capture.ebpf.kernel.privileges import PrivilegeError
+    from ..capture.ebpf.plan import Plan
+    from ..capture.ebpf.session import LEAST_RING
+
+    what = "kernel events: by a broker"
+    if not socket:
+        remedy = f"run 'sudo vidlab ebpf-broker', and set {variable} to what it says"
+        return Finding(what, False, f"{variable} is not set", remedy)
+    try:
+        RemoteSession(Path(socket), Plan(["sched"]), os.getpid(), ring_bytes=LEAST_RING).close()
+    except PrivilegeError as error:
+        return Finding(what, False, error.why, error.remedy)
+    except VidlabError as error:
+        return Finding(what, False, str(error), "run 'sudo vidlab ebpf-broker' of this version")
+    return Finding(what, True, f"it attaches to this process, asked at {socket}")
 
 
 def _disk(folder: Path) -> Finding:

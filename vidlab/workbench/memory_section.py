@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -30,6 +29,7 @@ from ..charts import memory as memory_charts
 from ..charts import names, sizes, timeline
 from .slices import Slice
 from .tables import Table
+from .text import Line
 
 #: What a run without allocations shows.
 NOTHING = (
@@ -44,19 +44,6 @@ _BINS, _STEPS = 250, 24
 
 #: Leaking sites that the headline names.
 _NAMED = 3
-
-
-class Line:
-    """A line of text, for a reader of a notebook or a page."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self.text}</p>"
-
-    def __repr__(self) -> str:
-        return html.unescape(re.sub(r"<[^>]+>", "", self.text))
 
 
 class MemorySection:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from .. import labelsets
 from ..capture import propagation
+from ..capture.ebpf.engine import KernelEvents
+from ..capture.engine import Engine
 from ..capture.frames.engine import Frames
 from ..capture.gpu import hostcuda as host_memory
 from ..capture.gpu.devices.sampler import GpuSampler
@@ -23,6 +25,7 @@ from ..errors import InputError, RunError
 from ..recording import record_children
 from ..runs.manifest import Manifest
 from . import child
+from .probes import named
 
 #: The folder whose `sitecustomize` lets a Python process join the run as it starts.
 BOOTSTRAP = Path(__file__).parents[1] / "capture" / "bootstrap"
@@ -60,7 +63,20 @@ class Recorded:
         if not self.manifest.tables:
             return f"recorded {self.path}, not yet finished: vidlab compact {self.path}"
         frames = self.manifest.tables["frames"].rows
-        return f"recorded {self.path}, {frames:,} frames: vidlab report {self.path}"
+        told = f"recorded {self.path}, {frames:,} frames: vidlab report {self.path}"
+        if KernelEvents.name in {engine.name for engine in self.manifest.engines}:
+            told += self._kernel_events()
+        return told
+
+    def _kernel_events(self) -> str:
+        """Return how many kernel events there are, or why none, in a line of its own."""
+        from ..runs.run import open_run  # it is compacted, so that polars is here
+        from .kernel_summary import events, refusal
+
+        run = open_run(self.path)
+        return (
+            f"\n{refusal(run) or f'{events(run):,} kernel events: the notebook 04_kernel_events'}"
+        )
 
 
 def record_script(
@@ -74,6 +90,7 @@ def record_script(
     keep_seconds: float | None = None,
     overwrite: bool = False,
     hostcuda: bool = False,
+    probes: Sequence[str] = (),
 ) -> Recorded:
     """Run a program as it would run without vidlab, and record it.
 
@@ -98,16 +115,23 @@ def record_script(
         As of `vidlab.record`.
     hostcuda : bool
         Run the program's CuPy on host memory, where there is no GPU.
+    probes : sequence of str
+        Probe sets of kernel events, such as "cuda" and "sched", or "module:attribute", of
+        each process that takes part; see `KernelEvents`.
 
     Raises
     ------
     InputError
-        If there is no such program.
+        If there is no such program, or no such probe set.
     RecordingError
         If the run cannot be written.
     """
     resolved = _resolved(command)
-    run = Path(output) if output is not None else _new_run(command)
+    engines: list[Engine] = [Frames(sampling=sampling), GpuMemory(), GpuSampler(), Runtime()]
+    if probes:
+        engines.append(KernelEvents(named(probes)))
+    name = command[1] if command[0] == "-m" else command[0]
+    run = Path(output) if output is not None else new_run(Path(name).stem)
     environment = {"PYTHONPATH": _python_path()}
     if hostcuda:
         environment |= host_memory.for_children()
@@ -125,7 +149,7 @@ def record_script(
         recording.enter_context(
             record_children(
                 run,
-                engines=[Frames(sampling=sampling), GpuMemory(), GpuSampler(), Runtime()],
+                engines=engines,
                 max_bytes=max_bytes,
                 keep_seconds=keep_seconds,
                 parameters=parameters,
@@ -167,10 +191,9 @@ def _resolved(command: Sequence[str]) -> list[str]:
     return list(command)
 
 
-def _new_run(command: Sequence[str]) -> Path:
-    """Return the path of a run that is not there yet, named after the program and the time."""
-    name = Path(command[1] if command[0] == "-m" else command[0]).stem or "run"
-    base = Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+def new_run(name: str) -> Path:
+    """Return the path of a run that is not there yet, of this name and time."""
+    base = Path("runs", f"{name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}")
     number, path = 1, base
     while path.exists():
         number += 1

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ....errors import InputError
+from ....runs.encoding import bits, fixed
 from ....schema import TEXT, Column, Table
 from ....schema.kernel import kernel_table
 from .checks import MOST_RECORD
@@ -329,7 +330,10 @@ class Layout:
         missing = ~self._defined(name)[probes]
         if name in self._zero_is_null:
             missing |= values == 0
-        return pa.array(values, mask=missing) if missing.any() else values
+        if not missing.any():
+            return values
+        # Not `pa.array`: it would import pandas, where it is installed, into this process.
+        return fixed(values, pa.from_numpy_dtype(values.dtype), bits(~missing))
 
     def _defined(self, name: str) -> npt.NDArray[np.bool_]:
         defined = np.zeros(max(self.members) + 1, np.bool_)

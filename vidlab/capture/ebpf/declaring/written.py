@@ -38,12 +38,15 @@ class Attached:
         Given the program's context, returns its instructions.
     optional : bool
         The set works without it, where the kernel does not have it.
+    rows : bool
+        Whether a hit that the kernel does not run it for is a row that is missing.
     """
 
     category: str
     event: str
     write: Callable[[ProgramContext], Builder]
     optional: bool = False
+    rows: bool = True
 
 
 @dataclass(frozen=True, eq=False)

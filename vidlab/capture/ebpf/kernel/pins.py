@@ -66,7 +66,7 @@ def pin(fd: int, name: str, what: str) -> Path:
     InputError
         If a name has other characters than letters, digits, ``_`` and ``-``.
     """
-    place = _folder(name, make=True) / _checked(what)
+    place = folder(name, make=True) / _checked(what)
     try:
         _object(Command.OBJ_PIN, place, fd)
     except KernelError as error:
@@ -86,7 +86,7 @@ def get(name: str, what: str) -> int | None:
     PinError, PrivilegeError, InputError
         As `pin`.
     """
-    place = _folder(name) / _checked(what)
+    place = folder(name) / _checked(what)
     try:
         return _object(Command.OBJ_GET, place)
     except KernelError as error:
@@ -97,7 +97,7 @@ def get(name: str, what: str) -> int | None:
 
 def pinned(name: str) -> list[str]:
     """Return what is pinned under a name, sorted. Raises as `get`."""
-    place = _folder(name)
+    place = folder(name)
     try:
         return sorted(os.listdir(place))  # noqa: PTH208 - the names alone
     except FileNotFoundError:
@@ -116,21 +116,34 @@ def unpin(name: str, what: str | None = None) -> None:
     PinError, PrivilegeError, InputError
         As `get`.
     """
-    folder = _folder(name)
+    place = folder(name)
     parts = pinned(name) if what is None else [_checked(what)]
     try:
         for part in parts:
-            (folder / part).unlink(missing_ok=True)
+            (place / part).unlink(missing_ok=True)
         # With the last pin its folder goes, and with the last folder ours.
-        for empty in (folder, folder.parent):
+        for empty in (place, place.parent):
             with contextlib.suppress(FileNotFoundError):
                 empty.rmdir()
     except OSError as error:
         if error.errno != errors.ENOTEMPTY:
-            raise _error(error, f"remove {folder}") from error
+            raise _error(error, f"remove {place}") from error
 
 
-def _folder(name: str, make: bool = False) -> Path:
+def folder(name: str, make: bool = False) -> Path:
+    """Return the folder of what is pinned under a name, which need not be there.
+
+    Parameters
+    ----------
+    name : str
+    make : bool
+        Make it if it is not there.
+
+    Raises
+    ------
+    PinError, PrivilegeError, InputError
+        As `pin`.
+    """
     root = file_system()
     if root is None:
         raise PinError(
@@ -138,8 +151,8 @@ def _folder(name: str, make: bool = False) -> Path:
             "'-o uid=USER'), or record without pin="
         )
     ours = root / FOLDER
-    folder = ours / _checked(name)
-    for place in (ours, folder):
+    inner = ours / _checked(name)
+    for place in (ours, inner):
         try:
             if make:
                 with contextlib.suppress(FileExistsError):
@@ -155,7 +168,7 @@ def _folder(name: str, make: bool = False) -> Path:
                 f"{place} belongs to the user {told.st_uid}, not to this process's ({os.geteuid()})"
                 ": remove it, or record as that user"
             )
-    return folder
+    return inner
 
 
 def _checked(name: str) -> str:

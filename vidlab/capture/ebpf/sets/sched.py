@@ -102,11 +102,11 @@ def declarations() -> list[Written]:
             maps={THREADS: MapShape(MapType.HASH, 4, _ENTRY_BYTES, MOST_THREADS)},
             # In the order of attaching: waits are noted when their ends can be seen.
             attached=(
-                Attached("sched", "sched_waking", _waking),
-                Attached("sched", "sched_wakeup", _wakeup),
-                Attached("sched", "sched_wakeup_new", _wakeup),
+                Attached("sched", "sched_waking", _waking, rows=False),
+                Attached("sched", "sched_wakeup", _wakeup, rows=False),
+                Attached("sched", "sched_wakeup_new", _wakeup, rows=False),
                 Attached("sched", "sched_switch", _switch),
-                Attached("task", "task_newtask", _new_task),
+                Attached("task", "task_newtask", _new_task, rows=False),
             ),
         )
     ]

@@ -114,8 +114,8 @@ def declarations() -> list[Written]:
                 Attached("tcp", "tcp_destroy_sock", _destroy_program),
                 Attached("sock", "inet_sock_set_state", _state_program),
                 Attached("tcp", "tcp_retransmit_skb", _retransmit_program),
-                Attached("sock", "sock_send_length", _use_program, optional=True),
-                Attached("sock", "sock_recv_length", _use_program, optional=True),
+                Attached("sock", "sock_send_length", _use_program, optional=True, rows=False),
+                Attached("sock", "sock_recv_length", _use_program, optional=True, rows=False),
             ),
         )
     ]

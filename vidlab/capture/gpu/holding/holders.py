@@ -87,7 +87,7 @@ class Holder:
 class RowWriter(Protocol):
     """What is needed of `runs.writer.RunWriter`."""
 
-    def row(self, table: str, **columns: Any) -> None: ...
+    def row(self, table: str, /, **columns: Any) -> None: ...
 
 
 def holders(address: int, *, seconds: float = 2.0) -> list[Holder]:

@@ -12,6 +12,7 @@ import struct
 import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
+from threading import get_ident
 from types import CodeType
 from typing import Any, Protocol
 
@@ -63,6 +64,8 @@ class Stacks:
         self._by_lines: dict[tuple[Line, ...], int] = {}
         self._codes: dict[int, CodeType] = {}
         self._more = 0
+        #: The threads that are in the middle of learning a stack.
+        self._learning: set[int] = set()
         self.here: Callable[..., int] = self.walked if depth else _none
 
     def use(self, walker: Any) -> None:
@@ -118,6 +121,8 @@ class Stacks:
 
     def learn(self, key: bytes) -> int:
         """Return the number of the caller's stack, which a walker names by an unknown key."""
+        if get_ident() in self._learning:
+            return 0
         codes = {}
         frame: Any = _getframe(1)
         while frame is not None:
@@ -126,9 +131,23 @@ class Stacks:
         return self._learn(key, ((codes[code], at) for code, at in _PACKED.iter_unpack(key)))
 
     def _learn(self, key: Hashable, calls: Iterable[tuple[CodeType, int]]) -> int:
-        """Return the number of a stack that is not known by this key yet."""
+        """Return the number of a stack that is not known by this key yet.
+
+        0, if a signal handler allocates while its thread is learning another: each of its
+        stacks is new, and signals that come faster than stacks are learned would never end.
+        """
         if len(self.numbers) >= MOST_STACKS:
             return self._more or self._number_of_more()
+        thread = get_ident()
+        if thread in self._learning:
+            return 0
+        self._learning.add(thread)
+        try:
+            return self._learned(key, calls)
+        finally:
+            self._learning.discard(thread)
+
+    def _learned(self, key: Hashable, calls: Iterable[tuple[CodeType, int]]) -> int:
         lines: list[Line] = []
         for code, position in calls:
             self._codes[id(code)] = code
