@@ -237,7 +237,17 @@ def test_a_full_ring_loses_and_counts_it(producer):
 
 @pytest.mark.needs("ebpf")
 def test_records_are_read_in_order_while_slow_and_quick_programs_write(producer):
-    """The slow one holds a record that is begun while the other CPU goes on."""
+    """The slow one holds a record that is begun while the other CPU goes on.
+
+    Whether that is seen is up to the scheduler: one of ten times is enough.
+    """
+    assert any(_slow_and_quick(producer) for _ in range(10)), (
+        "no record was ever seen while it was being written"
+    )
+
+
+def _slow_and_quick(producer):
+    """Read what both write; return how often a record was met that was being written."""
     made = producer(1 << 16, 64, at_once=8)
     slow = made.another(at_once=1, dawdle=4000)
     seen = waited = 0
@@ -257,7 +267,7 @@ def test_records_are_read_in_order_while_slow_and_quick_programs_write(producer)
             thread.join()
         assert ring.available() == 0
     assert seen == made.count("emitted") == 160_300 - made.count("lost_ring")
-    assert waited, "no record was ever seen while it was being written"
+    return waited
 
 
 @pytest.mark.needs("ebpf")
