@@ -9,7 +9,6 @@ past CuPy.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..capture.ebpf.engine import KernelEvents
 from ..capture.engine import Engine
@@ -32,11 +30,11 @@ from ..capture.gpu import hostcuda
 from ..capture.gpu.engine import GpuMemory
 from ..capture.gpu.hostcuda.installing import working_gpu
 from ..clock import now_ns
-from ..errors import missing_extra
 from ..labelsets import labels
 from ..recording import record
 from .camera import Cameras
 from .clips import Clip, make_clips, transport_stream
+from .packages import cupy_module
 
 #: The streams: a clip each, of these codecs.
 STREAMS = {
@@ -109,7 +107,7 @@ class _Stream:
             self.failure = error
 
     def _process(self) -> None:
-        cupy = _cupy()
+        cupy = cupy_module()
         with labels(gpu=0), open_video(self._url, stream_id=self._stream_id) as video:
             for frame in video.frames():
                 with stage("upload", frame):
@@ -176,8 +174,8 @@ def record_kernel_run(path: str | os.PathLike[str], seconds: float = 5.0) -> Pla
     """
     if working_gpu() is None:
         hostcuda.install()
-    _cupy().zeros(1)  # its libraries are loaded before the recording begins
-    _cupy().get_default_memory_pool().free_all_blocks()  # so that there is some to take
+    cupy_module().zeros(1)  # its libraries are loaded before the recording begins
+    cupy_module().get_default_memory_pool().free_all_blocks()  # so that there is some to take
     wanted = [replace(clip, seconds=seconds * RATE / clip.rate) for clip in STREAMS.values()]
     with tempfile.TemporaryDirectory(prefix="vidlab-") as folder:
         clips = [transport_stream(clip) for clip in make_clips(wanted, Path(folder))]
@@ -237,10 +235,3 @@ class _Taken:
 
     def free(self) -> None:
         self._library[self._give_back](self._address)
-
-
-def _cupy() -> Any:
-    try:
-        return importlib.import_module("cupy")
-    except ImportError:
-        raise missing_extra("cupy", "gpu") from None

@@ -9,7 +9,6 @@ that nobody ever empties. The last one is the leak.
 
 from __future__ import annotations
 
-import importlib
 import os
 import queue
 import tempfile
@@ -30,10 +29,10 @@ from ..capture.gpu import hostcuda
 from ..capture.gpu.devices.sampler import GpuSampler
 from ..capture.gpu.engine import GpuMemory
 from ..capture.gpu.hostcuda.installing import working_gpu
-from ..errors import missing_extra
 from ..labelsets import labels
 from ..recording import record
 from .clips import Clip, make_clips
+from .packages import cupy_module
 
 #: The codec whose frames leak, and which of its frames do: one in so many.
 LEAKY_CODEC, LEAK_EVERY = "hevc", 8
@@ -98,7 +97,7 @@ class Stream:
 
     def decode(self) -> None:
         """Decode the clip at its pace and upload each picture."""
-        cupy = _cupy()
+        cupy = cupy_module()
         begin = time.monotonic()
         with (
             labels(gpu=0),
@@ -114,7 +113,7 @@ class Stream:
 
     def prepare(self) -> None:
         """Turn each picture into a network's input, and remember some of them."""
-        cupy = _cupy()
+        cupy = cupy_module()
         for number, (frame, picture) in enumerate(iter(self._uploaded.get, None)):
             with stage("prepare", frame):
                 planes = cupy.asnumpy(picture).transpose(2, 0, 1)
@@ -165,10 +164,3 @@ def record_memory_run(path: str | os.PathLike[str], seconds: float = 5.0) -> Pat
             kept = run_pipeline(clips)
         del kept  # what leaked lives as long as the recording, to be found at its end
     return recording.path
-
-
-def _cupy() -> Any:
-    try:
-        return importlib.import_module("cupy")
-    except ImportError:
-        raise missing_extra("cupy", "gpu") from None

@@ -278,14 +278,6 @@ class Recorded:
         return max(known["hits"] - sum(known[name] for name in _ACCOUNTED), 0)
 
 
-class _Ring(Ring):
-    """A ring whose reading can end while programs go on writing."""
-
-    def end(self) -> None:
-        """Leave to others what is written from now on."""
-        self._producer = memoryview(bytes(self._producer)).cast("Q")
-
-
-def _ring(shared: Shared, table: str, layout: Layout) -> _Ring:
+def _ring(shared: Shared, table: str, layout: Layout) -> Ring:
     map = shared.rings[table]
-    return _Ring(map.fd, map.max_entries, layout.dtype, layout.stride)
+    return Ring(map.fd, map.max_entries, layout.dtype, layout.stride)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ... import labelsets
 from ...clock import now_ns, thread_cpu_ns
 from ...schema import UNKNOWN
+from .. import failures
 from ..patching import Patches
 from ..spanwords import SIZE, Word, words
 
@@ -51,7 +52,7 @@ class Buffer(Protocol):
         """Hand the full buffer to the writer; return the position in the new one."""
 
 
-class Writer(Protocol):
+class Writer(failures.Writer, Protocol):
     """What the engine needs of `runs.writer.RunWriter`."""
 
     @property
@@ -61,15 +62,6 @@ class Writer(Protocol):
     def buffer(self, table: str) -> Buffer: ...
     def row(self, table: str, /, **columns: Any) -> None: ...
     def lost(self, table: str, count: int) -> None: ...
-    def finding(
-        self,
-        kind: str,
-        message: str,
-        severity: str = "warning",
-        frame: int = 0,
-        labels: int | None = None,
-        **evidence: Any,
-    ) -> None: ...
 
 
 class ThreadState:

@@ -180,6 +180,10 @@ class Ring:
         self._fence()  # everything has been read before its place is given away
         self._consumer[0] += size
 
+    def end(self) -> None:
+        """Leave to others what is written from now on, by programs that go on."""
+        self._producer = memoryview(bytes(self._producer)).cast("Q")
+
     def close(self) -> None:
         """Unmap the ring; views of it keep it mapped until they are gone. Idempotent."""
         fd, self._fd = self._fd, -1

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .... import labelsets
+from ... import failures
 from ...frames.threadstate import Buffer
 
 #: Whether a thread is inside an allocator, and whether that is a pool.
 NOT_INSIDE, IN_ALLOCATOR, IN_POOL = range(3)
 
 
-class Writer(Protocol):
+class Writer(failures.Writer, Protocol):
     """What the tracker needs of `runs.writer.RunWriter`."""
 
     @property
@@ -21,15 +22,6 @@ class Writer(Protocol):
     def buffer(self, table: str) -> Buffer: ...
     def stack(self, frames: Sequence[tuple[str, str, int]]) -> int: ...
     def row(self, table: str, /, **columns: Any) -> None: ...
-    def finding(
-        self,
-        kind: str,
-        message: str,
-        severity: str = "warning",
-        frame: int = 0,
-        labels: int | None = None,
-        **evidence: Any,
-    ) -> None: ...
 
 
 class ThreadState:
