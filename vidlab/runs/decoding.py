@@ -33,7 +33,7 @@ _OF_SPANS = frozenset({"span", "frame"})
 PROCESS_SHIFT = 52
 
 #: Columns of names in which number zero stands for "none".
-_MAY_LACK_NAME = frozenset({"task"})
+_MAY_LACK_NAME = frozenset({"task", "attribute", "thread"})
 
 
 class Decoder:

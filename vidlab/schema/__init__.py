@@ -16,7 +16,7 @@ bytes, columns that end in `_bytes`.
 
 from __future__ import annotations
 
-from . import gpu, health, kernel, video
+from . import gpu, health, kernel, profiling, runtime, video
 from .declaration import COMMON, HOLDS, LABELS, NAMES, TEXT, UNKNOWN, Column, Record, Table
 from .gpu import (
     ALLOC,
@@ -37,7 +37,9 @@ from .gpu import (
     PINNED,
     POOL,
 )
+from .health import CORRUPT, FAILED, KEPT_FOR, LATE, LOST
 from .kernel import declared, kernel_table, united
+from .runtime import COUNTER, GAUGE, METRIC_KINDS, UPDOWNCOUNTER
 from .video import (
     CANCELLED,
     DECODED,
@@ -70,12 +72,19 @@ RUN_SCHEMA = "vidlab.run/1"
 
 #: The tables that every run may have. A run may declare further ones: see `kernel_table`.
 TABLES: dict[str, Table] = {
-    table.name: table for table in (*video.TABLES, *gpu.TABLES, *health.TABLES, *kernel.TABLES)
+    table.name: table
+    for module in (video, gpu, runtime, profiling, health, kernel)
+    for table in module.TABLES
 }
 
 #: What a record's small integers stand for, per table and column. A commit mark
 #: is stored plus one; a number beyond the choices is null.
-CHOICES: dict[tuple[str, str], tuple[str, ...]] = {**video.CHOICES, **gpu.CHOICES}
+CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
+    **video.CHOICES,
+    **gpu.CHOICES,
+    **runtime.CHOICES,
+    **health.CHOICES,
+}
 
 #: Record columns that hold the number of an interned name, per table.
 NAMED = frozenset(
@@ -85,6 +94,12 @@ NAMED = frozenset(
         ("queue_depths", "queue"),
         ("allocations", "status"),
         ("allocations", "task"),
+        ("runtime_metrics", "metric"),
+        ("runtime_metrics", "attribute"),
+        ("profile_samples", "profile"),
+        ("profile_samples", "type"),
+        ("profile_samples", "unit"),
+        ("profile_samples", "thread"),
     }
 )
 
@@ -98,6 +113,8 @@ __all__ = [
     "CANCELLED",
     "CHOICES",
     "COMMON",
+    "CORRUPT",
+    "COUNTER",
     "DECODED",
     "DELIVERED",
     "DEMUXED",
@@ -107,6 +124,7 @@ __all__ = [
     "ERROR",
     "EVICT",
     "EVICTED",
+    "FAILED",
     "FATES",
     "FLAG_CORRUPT",
     "FLAG_KEY",
@@ -115,12 +133,17 @@ __all__ = [
     "FRAME_EVENTS",
     "FREE",
     "FREED_BY",
+    "GAUGE",
     "GET",
     "HOLDS",
+    "KEPT_FOR",
     "LABELS",
+    "LATE",
     "LEVELS",
+    "LOST",
     "MANAGED",
     "MEMORY_KINDS",
+    "METRIC_KINDS",
     "NAMED",
     "NAMES",
     "NOT_FREED",
@@ -140,6 +163,7 @@ __all__ = [
     "TABLES",
     "TEXT",
     "UNKNOWN",
+    "UPDOWNCOUNTER",
     "Column",
     "Record",
     "Table",

@@ -1,10 +1,16 @@
-"""Tables of what engines found, the interpreter, and FFmpeg children."""
+"""Tables of what engines found, what was sampled, and FFmpeg children."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
 from .declaration import FRAME, TEXT, Column, Record, Table
+
+#: Why a frame is recorded whole although it was not its turn.
+KEPT_FOR = ("late", "failed", "corrupt", "lost")
+LATE, FAILED, CORRUPT, LOST = range(len(KEPT_FOR))
+
+CHOICES = {("kept_frames", "kept_for"): KEPT_FOR}
 
 TABLES = (
     Table(
@@ -19,27 +25,44 @@ TABLES = (
         ),
     ),
     Table(
-        "gc_pauses",
-        "a garbage collection: no Python code of the process ran meanwhile",
+        "sampling_decisions",
+        "a change of the share of frames that is recorded",
         (
-            Column("duration_ns", pa.int64(), "how long it took", "ns"),
-            Column("generation", pa.uint8(), "0, 1 or 2"),
-            Column("collected", pa.int64(), "objects freed"),
-            Column("uncollectable", pa.int64(), "objects that could not be freed"),
+            Column("rate", pa.float64(), "the share from now on, in (0, 1]"),
+            Column("rate_before", pa.float64(), "the share until now; null at the start"),
+            Column("reason", TEXT, "start, cpu, errors or calm: what it follows from"),
+            Column("cpu", pa.float64(), "the share of the machine's CPU time in use"),
+            Column("error_rate", pa.float64(), "the share of frames that failed"),
+        ),
+    ),
+    Table(
+        "kept_frames",
+        "a frame that is recorded whole for what became of it, not by its turn",
+        (
             FRAME,
+            Column("kept_for", TEXT, "late, failed, corrupt or lost"),
         ),
         Record(
             (
                 ("t_ns", "q"),
-                ("duration_ns", "q"),
                 ("frame", "Q"),
-                ("collected", "q"),
-                ("uncollectable", "q"),
                 ("labels", "I"),
                 ("pad", "H"),
                 ("pad2", "B"),
-                ("generation", "B"),
+                ("kept_for", "B"),
             )
+        ),
+    ),
+    Table(
+        "label_rules",
+        "what a rule has done to the values of a label key, as far as it was by then",
+        (
+            Column("key", TEXT, "the label key"),
+            Column("rule", TEXT, "budget, keep, redact or drop"),
+            Column("limit", pa.float64(), "distinct values, or the share of values kept"),
+            Column("values", pa.int64(), "distinct values written as they are"),
+            Column("folded", pa.int64(), "distinct values that were changed, at least"),
+            Column("buckets", pa.int64(), "distinct values that they were changed to"),
         ),
     ),
     Table(
