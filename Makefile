@@ -28,7 +28,7 @@ demo: setup ## record a faulty eight-stream pipeline, say why frames were late, 
 	$(BIN)/vidlab demo
 
 test: setup ## run all tests
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadgroup
 
 lab: setup ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks

@@ -32,12 +32,27 @@ ABILITIES = {
     "ebpf": privileges.can_trace,
     "browser": lambda: shutil.which("chromium") or shutil.which("chromium-browser"),
     "ffmpeg": lambda: shutil.which("ffmpeg"),
+    "go": lambda: shutil.which("go"),
     "hostcuda": _hostcuda,
 }
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(ability): skipped where it is missing")
+    config.addinivalue_line("markers", "xdist_group(name): runs in one process with its group")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process; and in one, all that look at the whole kernel."""
+    kernel = {
+        item.path
+        for item in items
+        for marker in item.iter_markers("needs")
+        if marker.args == ("ebpf",)
+    }
+    for item in items:
+        group = "kernel" if item.path in kernel else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_sessionstart() -> None:

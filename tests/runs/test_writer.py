@@ -886,15 +886,20 @@ if os.fork() == 0:
     os._exit(0)
 assert os.wait()[1] == 0
 assert processes.living(segments) == [1]
+reading, writing = os.pipe()
 child = os.fork()
 if child == 0:
+    os.write(writing, b"!")
     import time
     time.sleep(60)
+os.read(reading, 1)
 writer.close()
 import signal
-assert processes.living(segments) == []
-os.kill(child, signal.SIGKILL)
-os.wait()
+try:
+    assert processes.living(segments) == []
+finally:
+    os.kill(child, signal.SIGKILL)
+    os.wait()
 """,
     )
 

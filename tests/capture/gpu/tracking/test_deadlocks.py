@@ -199,13 +199,18 @@ def test_a_signal_handler_that_raises_reaches_the_program(tmp_path: Path) -> Non
     text = textwrap.dedent(PROLOGUE) + textwrap.dedent(
         """
         class Late(BaseException): pass
+        armed = False
         def handler(signum, frame):
-            raise Late
+            global armed
+            if armed:
+                armed = False
+                raise Late
         signal.signal(signal.SIGALRM, handler)
         for n in range(50):
-            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.003), 0.1)
             try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.003), 0.1)
                 while True:
+                    armed = True
                     cupy.cuda.alloc(random.randrange(1, 5000))
             except Late:
                 pass
