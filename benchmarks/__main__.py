@@ -18,6 +18,8 @@ BENCHMARKS = (
     "memory",
     "kernel_events",
     "probes",
+    "runtime",
+    "profiles",
     "report",
 )
 RESULTS = Path(__file__).with_name("results.json")

@@ -66,7 +66,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         (ability,) = marker.args
         if ABILITIES[ability]():
             continue
-        reason = f"{ability} is not installed: see 'vidlab doctor'"
+        reason = f"{ability} is not installed: 'make system', or see 'vidlab doctor'"
         if ability in os.environ.get("VIDLAB_REQUIRE", "").split(","):
             pytest.fail(f"VIDLAB_REQUIRE names {ability}, but {reason}")
         pytest.skip(reason)

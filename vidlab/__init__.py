@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import analysis, charts, lab
     from .capture.ebpf.engine import KernelEvents
+    from .capture.frames.adaptive import Adaptive
     from .capture.frames.engine import Frames
     from .capture.frames.ffmpeg import run_ffmpeg
     from .capture.frames.refs import Traced
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from .capture.gpu.engine import GpuMemory
     from .capture.gpu.holding.holders import holders
     from .capture.gpu.scope import gpu_scope
+    from .capture.profiles.engine import Profiles
     from .capture.runtime.engine import Runtime
     from .errors import VidlabError
+    from .labelrules import LabelRules
     from .labelsets import labels
     from .recording import record
     from .runs.compaction import compact
@@ -47,14 +50,18 @@ if TYPE_CHECKING:
     from .runs.run import Run, open_run
     from .runs.verification import verify
     from .workbench.attaching import attach
+    from .workbench.importing import import_pprof
     from .workbench.report import write_report
 
 #: Where each name comes from: "module:attribute", or a whole "module".
 _SOURCES = {
+    "Adaptive": "capture.frames.adaptive:Adaptive",
     "Frames": "capture.frames.engine:Frames",
     "GpuMemory": "capture.gpu.engine:GpuMemory",
     "GpuSampler": "capture.gpu.devices.sampler:GpuSampler",
     "KernelEvents": "capture.ebpf.engine:KernelEvents",
+    "LabelRules": "labelrules:LabelRules",
+    "Profiles": "capture.profiles.engine:Profiles",
     "Run": "runs.run:Run",
     "Runtime": "capture.runtime.engine:Runtime",
     "Traced": "capture.frames.refs:Traced",
@@ -70,6 +77,7 @@ _SOURCES = {
     "gpu_scope": "capture.gpu.scope:gpu_scope",
     "holders": "capture.gpu.holding.holders:holders",
     "hostcuda": "capture.gpu.hostcuda",
+    "import_pprof": "workbench.importing:import_pprof",
     "lab": "lab",
     "labels": "labelsets:labels",
     "open_output": "capture.frames.video:open_output",
@@ -103,12 +111,16 @@ __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "GpuSampler",
     "KernelEvents",
     "Runtime",
+    "Profiles",
+    "Adaptive",
+    "LabelRules",
     "open_run",
     "Run",
     "analysis",
     "charts",
     "lab",
     "attach",
+    "import_pprof",
     "write_report",
     "compact",
     "recover",

@@ -5,6 +5,10 @@ hot path carries four bytes. The current set follows the thread and the asyncio
 task (a `ContextVar`); a video frame carries the set that it was born with.
 
 Ids are local to a process: what crosses to another process crosses as text.
+
+Rules (`labelrules`) bound how many sets there are and keep values out of what is written.
+They apply to every set: to those made while they are in force as they are made, and to
+those known before as well, but for budgets, from the moment they come into force.
 """
 
 from __future__ import annotations
@@ -13,12 +17,16 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar, Token
+from contextlib import suppress
+from contextvars import ContextVar
 from functools import wraps
 from types import MappingProxyType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
+from .codecnames import normalise_codec as normalise_codec
 from .errors import InputError
+from .labelrules import LabelRules, RuleCount, RulesAtWork
+from .names import Names as Names
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +42,16 @@ FRAME_KEYS = ("stream_id", "codec")
 
 #: The current label set of this thread or task.
 current: ContextVar[int] = ContextVar("vidlab_labels", default=EMPTY)
+
+#: Called with (before, after), two ids, in the thread that has entered or left a set.
+#: It must not raise.
+entered: Callable[[int, int], None] | None = None
+
+#: The rules while nothing is recorded: no label is lost early, and no program fills its memory.
+AT_REST = LabelRules(budget=10_000)
+
+#: How many results of a kind are remembered.
+_MOST_REMEMBERED = 4096
 
 
 class LabelSet:
@@ -62,14 +80,30 @@ class LabelSet:
 
 
 _lock = threading.RLock()
-_sets: list[LabelSet] = [LabelSet(EMPTY, {}, 1.0)]
-_ids: dict[tuple[tuple[tuple[str, LabelValue], ...], float], int] = {((), 1.0): EMPTY}
-_frame_ids: dict[tuple[int, int], int] = {}
 _listeners: list[Callable[[LabelSet], None]] = []
+
+_Key = tuple[tuple[tuple[str, LabelValue], ...], float]
+
+#: All sets by their ids, and their ids. A signal handler, or a garbage collection, may make
+#: a set while one is being made: each takes the next number.
+_sets: dict[int, LabelSet] = {EMPTY: LabelSet(EMPTY, {}, 1.0)}
+_next_id = itertools.count(EMPTY + 1)
+_numbers: dict[_Key, int] = {((), 1.0): EMPTY}
+
+# Under the rules in force: the ids of sets that were asked for, of merged sets, and of a
+# frame's set with the current one. They are read without the lock, so other rules come with
+# other dictionaries.
+_work = RulesAtWork(AT_REST)
+_ids: dict[_Key, int] = {}
+_merged: dict[tuple[object, ...], int] = {}
+_frame_ids: dict[tuple[object, ...], int] = {}
+#: What the rules have changed of the sets known before.
+_originals: list[tuple[LabelSet, MappingProxyType[str, LabelValue]]] = []
+_told: Callable[[RuleCount], None] | None = None
 
 
 def intern(values: Mapping[str, Any], sample_rate: float = 1.0) -> int:
-    """Return the id of this label set, new or known.
+    """Return the id of this label set, as the rules leave it, new or known.
 
     Values are kept as text, `gpu` as a device index; a value of None leaves its
     key out.
@@ -80,27 +114,44 @@ def intern(values: Mapping[str, Any], sample_rate: float = 1.0) -> int:
         If a key is not an identifier, or `gpu` is not a device index.
     """
     clean = {key: _clean(key, value) for key, value in values.items() if value is not None}
-    key = (tuple(sorted(clean.items())), sample_rate)
-    known = _ids.get(key)
+    known = _ids.get(_key(clean, sample_rate))
     if known is not None:
         return known
     with _lock:
-        if key in _ids:
-            return _ids[key]
-        added = LabelSet(len(_sets), clean, sample_rate)
+        added = _number(_work.apply(clean), sample_rate)
+    _tell()
+    return added
+
+
+def _key(values: Mapping[str, LabelValue], sample_rate: float) -> _Key:
+    return tuple(sorted(values.items())), sample_rate
+
+
+def _number(values: dict[str, LabelValue], sample_rate: float) -> int:
+    """Return the id of the set with these values, which the rules have passed."""
+    key = _key(values, sample_rate)
+    known = _numbers.get(key)
+    if known is None:
+        fewer = _work.crowd(values)
+        if fewer is not None:
+            return _number(fewer, sample_rate)
+        added = LabelSet(next(_next_id), values, sample_rate)
         # The listeners write the set down before any event can name it.
         for listener in _listeners:
             listener(added)
-        _sets.append(added)
-        _ids[key] = added.id
-        return added.id
+        _sets[added.id] = added
+        _work.count_set()
+        known = _numbers[key] = added.id
+    _ids[key] = known
+    return known
 
 
 def _clean(key: str, value: Any) -> LabelValue:
     if not key.isidentifier():
         raise InputError(f"a label's key must be an identifier such as 'stream_id', not {key!r}")
     if key != "gpu":
-        return str(value)
+        # Of a text that is more, such as a member of an enumeration, the text.
+        return str.__str__(value) if isinstance(value, str) else str(value)
     try:
         index = int(value)
         if not 0 <= index < 1 << 15:
@@ -126,12 +177,82 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def under(rules: LabelRules, told: Callable[[RuleCount], None] | None = None) -> Callable[[], None]:
+    """Put these rules in force in place of others; return what ends that.
+
+    Sets known before lose what the rules redact, drop or do not keep, until then.
+
+    Parameters
+    ----------
+    rules : LabelRules
+    told : callable, optional
+        Called with what a rule has done to a key when it has changed one distinct value,
+        two, four, and so on, in the thread that gave the last.
+    """
+    work = RulesAtWork(rules, heard=told is not None)
+    with _lock:
+        _put_in_force(work, told)
+        for known in list(_sets.values()):
+            ruled = work.apply_to_known(known.values)
+            if ruled != known.values:
+                _originals.append((known, known.values))
+                known.values = MappingProxyType(ruled)
+        _number_anew()
+    _tell()
+
+    def end() -> None:
+        with _lock:
+            if _work is work:
+                _put_in_force(RulesAtWork(AT_REST), None)
+
+    return end
+
+
+def _put_in_force(work: RulesAtWork, told: Callable[[RuleCount], None] | None) -> None:
+    global _work, _told, _ids, _merged, _frame_ids
+    _work, _told = work, told
+    _ids, _merged, _frame_ids = {}, {}, {}
+    for changed, values in _originals:
+        changed.values = values
+    if _originals:
+        _originals.clear()
+        _number_anew()
+
+
+def _number_anew() -> None:
+    """Have each set found by its values as they are now; of equal ones, the first."""
+    _numbers.clear()
+    for known in list(_sets.values()):
+        _numbers.setdefault(_key(known.values, known.sample_rate), known.id)
+
+
+def _tell() -> None:
+    """Tell what the rules have come to, outside of the lock."""
+    news, told = _work.news, _told
+    while news and told is not None:
+        with suppress(IndexError):  # another thread tells it
+            told(news.popleft())
+
+
+def rule_counts() -> list[RuleCount]:
+    """Return what the rules in force have done so far."""
+    with _lock:
+        return _work.counts()
+
+
+def ruled(values: Mapping[str, LabelValue]) -> dict[str, LabelValue]:
+    """Return labels as the rules in force leave them, for what is written beside a set."""
+    with _lock:
+        return _work.apply(values)
+
+
 def listen(listener: Callable[[LabelSet], None]) -> Callable[[], None]:
     """Call `listener` with every set known so far and every new one; return what ends that."""
     with _lock:
-        for known in _sets:
+        for known in list(_sets.values()):
             listener(known)
         _listeners.append(listener)
+    _tell()
 
     def stop() -> None:
         with _lock:
@@ -160,12 +281,13 @@ def of_frame(born_with: int, here: int) -> int:
     """
     if here in (EMPTY, born_with):
         return born_with
-    known = _frame_ids.get((born_with, here))
+    merged = _frame_ids
+    known = merged.get((born_with, here))
     if known is None:
         frame, near = _sets[born_with], _sets[here].values
         own = {key: frame.values[key] for key in FRAME_KEYS if key in frame.values}
         known = intern({**frame.values, **near, **own}, frame.sample_rate)
-        _frame_ids[born_with, here] = known
+        _remember(merged, (born_with, here), known)
     return known
 
 
@@ -185,17 +307,22 @@ class labels:
     0
     """
 
-    __slots__ = ("_tokens", "_values")
+    __slots__ = ("_open", "_values")
 
     def __init__(self, **values: Any) -> None:
-        if "codec" in values and values["codec"] is not None:
-            values["codec"] = normalise_codec(str(values["codec"]))
         self._values = values
-        self._tokens: list[tuple[Token[int], int]] = []
+        # What restores the set before, and the same of the times it was entered before.
+        self._open: Any = None
 
     def __enter__(self) -> labels:
-        before = current.get()
-        self._tokens.append((current.set(extended(before, self._values)), before))
+        before, values = current.get(), self._values
+        try:
+            after = _merged[(before, *values, *values.values())]
+        except (KeyError, TypeError):  # TypeError: a value that cannot be hashed
+            after = _merge(before, values)
+        self._open = current.set(after), before, self._open
+        if entered is not None:
+            entered(before, after)
         return self
 
     def __exit__(
@@ -204,11 +331,14 @@ class labels:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        token, before = self._tokens.pop()
+        token, before, self._open = self._open
+        after = current.get()
         try:
             current.reset(token)
         except ValueError:  # left in another context: a generator closed by another task
             current.set(before)
+        if entered is not None:
+            entered(after, before)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
@@ -219,75 +349,33 @@ class labels:
         return labelled
 
 
-#: FFmpeg's decoder and encoder names, FourCCs and everyday names of the same codec.
-_CODECS = {
-    "avc": "h264",
-    "avc1": "h264",
-    "h265": "hevc",
-    "hev1": "hevc",
-    "hvc1": "hevc",
-    "x264": "h264",
-    "x265": "hevc",
-    "dav1d": "av1",
-    "av01": "av1",
-    "svtav1": "av1",
-    "vp09": "vp9",
-    "vpx": "vp8",
-    "vpx_vp9": "vp9",
-    "mpeg2": "mpeg2video",
-    "mp4v": "mpeg4",
-    "fmp4": "mpeg4",
-    "xvid": "mpeg4",
-    "divx": "mpeg4",
-    "vp80": "vp8",
-    "vp90": "vp9",
-    "mjpg": "mjpeg",
-}
+def _merge(base: int, values: Mapping[str, Any]) -> int:
+    """Return the set `base` with these labels, and remember it for both forms of the values."""
+    merged = _merged
+    plain = {
+        key: _clean(key, value) if value is not None else None for key, value in values.items()
+    }
+    if plain.get("codec") is not None:
+        plain["codec"] = normalise_codec(str(plain["codec"]))
+    key = (base, *plain, *plain.values())
+    found = merged.get(key)
+    if found is None:
+        found = extended(base, plain)
+        _remember(merged, key, found)
+    # Only what is equal to nothing of another text: 1, 1.0 and True are one key.
+    exact = all(type(value) in _EXACT or key == "gpu" for key, value in values.items())
+    if exact and values != plain:
+        _remember(merged, (base, *values, *values.values()), found)
+    return found
 
 
-def normalise_codec(name: str) -> str:
-    """Return FFmpeg's name of the codec for what a decoder, encoder or file calls it.
-
-    >>> [normalise_codec(n) for n in ("libx264", "H.265", "av01", "h264_cuvid", "libvpx-vp9")]
-    ['h264', 'hevc', 'av1', 'h264', 'vp9']
-    """
-    plain = name.strip().lower().replace(".", "").replace("-", "_").replace("/", "_")
-    plain = plain.removeprefix("lib")
-    for hardware in ("_cuvid", "_nvenc", "_qsv", "_vaapi", "_v4l2m2m", "_videotoolbox", "_amf"):
-        plain = plain.removesuffix(hardware)
-    return _CODECS.get(plain, plain)
+#: Types of which equal values have one text.
+_EXACT = (str, type(None))
 
 
-class Names:
-    """Interned names (stages, queues, sinks) of one recording: text to a number below 65,536.
-
-    `write` is called with each new (number, text) before the number is handed out.
-    """
-
-    #: What all names beyond the last free number are called.
-    OVERFLOW = "(other)"
-
-    def __init__(self, write: Callable[[int, str], None]) -> None:
-        self._write = write
-        self._lock = threading.RLock()  # a garbage collection inside may come back here
-        self._numbers: dict[str, int] = {}
-        self._count = itertools.count()
-        self.number(self.OVERFLOW)
-
-    def after_fork_in_child(self) -> None:
-        """Forget a lock that a thread of the parent may have held."""
-        self._lock = threading.RLock()
-
-    def number(self, name: str) -> int:
-        """Return the number of this name, new or known."""
-        known = self._numbers.get(name)
-        if known is not None:
-            return known
-        with self._lock:
-            if name not in self._numbers:
-                if len(self._numbers) >= 1 << 16:
-                    return self._numbers[self.OVERFLOW]
-                number = next(self._count)
-                self._write(number, name)
-                self._numbers[name] = number
-            return self._numbers[name]
+def _remember(results: dict[tuple[object, ...], int], key: tuple[object, ...], id: int) -> None:
+    """Keep a result; where too many are kept, those of before go."""
+    if len(results) >= _MOST_REMEMBERED:
+        results.clear()
+    with suppress(TypeError):  # cannot be hashed: a device index of a strange kind
+        results[key] = id

@@ -17,6 +17,9 @@ def progress(what: str, total: float | None = None, unit: str = "it") -> Iterato
     Nothing is shown where nobody would see it: outside a terminal and a notebook,
     without tqdm (the extra `workbench`), or if it is over within half a second.
     """
+    if not in_notebook() and not sys.stderr.isatty():  # tqdm leaves a thread behind even so
+        yield lambda steps: None
+        return
     try:
         from tqdm.auto import tqdm
     except ImportError:
@@ -29,7 +32,6 @@ def progress(what: str, total: float | None = None, unit: str = "it") -> Iterato
         unit_scale=True,
         delay=0.5,
         leave=False,
-        disable=False if in_notebook() else None,
     ) as bar:
         yield bar.update
 

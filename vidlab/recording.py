@@ -15,26 +15,27 @@ import os
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from . import labelsets
 from .capture import propagation, registry
 from .capture.patching import Patches
 from .clock import anchor
 from .errors import RecordingError, VidlabError
+from .labelrules import LabelRules
 from .runs import processes
 from .runs.creation import first_manifest, make_room, unwritable
 from .runs.derived import Derive, function_named
 from .runs.manifest import COMPLETE, FILE_NAME, SEGMENTS, EngineFacts, Manifest
+from .runs.rulings import Rulings
 from .runs.writer import RunWriter
 
 if TYPE_CHECKING:
     from .capture.engine import Engine
+    from .capture.runtime.engine import Runtime
 
 #: Names the run that the child processes of a recording process join.
 VARIABLE = "VIDLAB_RUN"
@@ -56,6 +57,7 @@ def record(
     max_bytes: int | None = None,
     keep_seconds: float | None = None,
     parameters: Mapping[str, Any] | None = None,
+    label_rules: LabelRules | None = None,
     overwrite: bool = False,
 ) -> Recording:
     """Record what this process and its children do into a run, until `stop`.
@@ -82,6 +84,9 @@ def record(
     parameters : Mapping[str, Any], optional
         Anything to be kept in the manifest, as JSON; `deadline_ms` is when a frame
         counts as late.
+    label_rules : LabelRules, optional
+        What is done to label values before anything is written, in child processes too;
+        by default a key has a budget of 500 distinct values in each process.
     overwrite : bool
         Delete the run that is at `path`. Nothing but a run is ever deleted.
 
@@ -98,7 +103,9 @@ def record(
     ...     transcode("in.mp4", "out.mp4")                           # doctest: +SKIP
     """
     chosen = registry.default_engines() if engines is None else list(engines)
-    return _begin(path, chosen, chosen, derive, max_bytes, keep_seconds, parameters, overwrite)
+    return _begin(
+        path, chosen, chosen, derive, max_bytes, keep_seconds, parameters, label_rules, overwrite
+    )
 
 
 def record_children(
@@ -108,13 +115,16 @@ def record_children(
     max_bytes: int | None = None,
     keep_seconds: float | None = None,
     parameters: Mapping[str, Any] | None = None,
+    label_rules: LabelRules | None = None,
     overwrite: bool = False,
 ) -> Recording:
     """Record what the processes do that this one starts, and nothing of this one itself.
 
     Parameters and errors are those of `record`.
     """
-    return _begin(path, engines, (), None, max_bytes, keep_seconds, parameters, overwrite)
+    return _begin(
+        path, engines, (), None, max_bytes, keep_seconds, parameters, label_rules, overwrite
+    )
 
 
 def _begin(
@@ -125,6 +135,7 @@ def _begin(
     max_bytes: int | None,
     keep_seconds: float | None,
     parameters: Mapping[str, Any] | None,
+    label_rules: LabelRules | None,
     overwrite: bool,
 ) -> Recording:
     """Begin a run with these engines, of which `here` are started in this process."""
@@ -138,17 +149,23 @@ def _begin(
     try:
         run = Path(path).absolute()
         facts = tuple(EngineFacts(engine.name, engine.parameters()) for engine in engines)
-        manifest = first_manifest(run, facts, derive, max_bytes, keep_seconds, parameters)
+        rules = LabelRules() if label_rules is None else label_rules
+        manifest = replace(
+            first_manifest(run, facts, derive, max_bytes, keep_seconds, parameters),
+            label_rules=rules.parameters(),
+        )
         make_room(run, overwrite)
+        rulings = Rulings(rules)  # before anything is written
         try:
             try:
                 manifest.write(run)
             except OSError as error:
                 raise RecordingError(unwritable(run, error)) from error
             writer = RunWriter(run, max_bytes=max_bytes, keep_seconds=keep_seconds, derive=derive)
-            recording = Recording(writer, here, manifest)
+            recording = Recording(writer, here, manifest, rulings)
             recording._start()
         except BaseException:
+            rulings.end()
             shutil.rmtree(run, ignore_errors=True)
             raise
         _active = recording
@@ -169,7 +186,11 @@ class Recording:
     """
 
     def __init__(
-        self, writer: RunWriter, engines: Sequence[Engine], manifest: Manifest | None
+        self,
+        writer: RunWriter,
+        engines: Sequence[Engine],
+        manifest: Manifest | None,
+        rulings: Rulings,
     ) -> None:
         self.path = writer.path
         self.writer = writer
@@ -177,10 +198,17 @@ class Recording:
         self._started: list[Engine] = []
         self._patches = Patches()
         self._manifest = manifest  # of a child process: None
+        self._rulings = rulings
         self._notes: list[str] = []
         self._pid = os.getpid()
         self._variable_before: str | None = None
         self._stopped = False
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """The engine `Runtime` that records here, for `runtime.switch("debug")`; None if none."""
+        found = next((one for one in self._engines if one.name == "runtime"), None)
+        return cast("Runtime | None", found)
 
     def __repr__(self) -> str:
         return f"<Recording into {self.path}{', stopped' if self._stopped else ''}>"
@@ -216,12 +244,15 @@ class Recording:
         with contextlib.ExitStack() as steps:  # each is done, even if one is interrupted
             if self._manifest is not None and os.getpid() == self._pid:
                 steps.callback(self._finish, self._manifest)
+            steps.callback(self._rulings.end)
             steps.callback(self.writer.close)
+            steps.callback(self._rulings.sum_up)
             for engine in self._started:
                 steps.callback(self._stop_engine, engine)
             steps.callback(self._patches.restore)
 
     def _start(self) -> None:
+        self._rulings.begin(self.writer)
         try:
             for engine in self._engines:
                 self._start_engine(engine)
@@ -287,7 +318,7 @@ class Recording:
                 error.strerror,
             )
             return
-        if not _can_compact() or not _have_ended(segments):
+        if not _can_compact() or not processes.have_ended(segments, _PATIENCE_S):
             return
         try:
             from .runs.compaction import compact
@@ -319,6 +350,7 @@ def join(path: str | os.PathLike[str] | None = None) -> Recording | None:
         records already.
     """
     global _active
+    rulings: Rulings | None = None
     where = path or os.environ.get(VARIABLE)
     if not where or _active is not None or not _starting.acquire(blocking=False):
         return None
@@ -327,16 +359,20 @@ def join(path: str | os.PathLike[str] | None = None) -> Recording | None:
         manifest = Manifest.read(run)
         if manifest.ended is not None:
             return None
+        rulings = Rulings(LabelRules(**manifest.label_rules))
         writer = RunWriter(
             run,
             max_bytes=_whole(manifest.limits.get("max_bytes")),
             keep_seconds=manifest.limits.get("keep_seconds"),
             derive={key: function_named(name) for key, name in manifest.derive.items()},
         )
-        recording = Recording(writer, list(registry.rebuilt(manifest.engines, writer)), None)
+        engines = list(registry.rebuilt(manifest.engines, writer))
+        recording = Recording(writer, engines, None, rulings)
         recording._start()
-        labelsets.current.set(propagation.labels_from_environment())
+        propagation.take_labels_from_environment()
     except Exception as error:
+        if rulings is not None:
+            rulings.end()
         if Path(where, FILE_NAME).exists():  # else it is not there any more, which is no news
             _log.warning("vidlab cannot record this process into %s (%s)", where, error)
         return None
@@ -351,16 +387,6 @@ def _can_compact() -> bool:
     with contextlib.suppress(ImportError):
         return importlib.util.find_spec("polars") is not None
     return False
-
-
-def _have_ended(segments: Path) -> bool:
-    """Return whether all processes have ended their part, in a moment at the latest."""
-    until = time.monotonic() + _PATIENCE_S
-    while processes.living(segments):
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def _whole(limit: float | None) -> int | None:

@@ -707,3 +707,16 @@ def test_a_sampled_stream_has_no_gop_losses(story: Story) -> None:
     gop(story, 4, {}, sample_rate=0.5)
     assert "corrupt at decode" in story.fates()
     assert gop_losses(story) == []
+
+
+def test_streams_of_which_a_part_is_recorded_have_no_gop_losses(story: Story) -> None:
+    gop(story, 0, {})
+    gop(story, 4, {4: "dropped", 5: "corrupt"})
+    gop(story, 8, {})
+    frames = fates.frames(*story.tables()).collect()
+    assert fates.findings(frames.lazy()).height == 1
+    # Frames kept for what became of them stand for themselves alone: what was between them?
+    assert fates.findings(frames.lazy(), [stream_of(1) >> 32]).height == 0
+    assert fates.findings(frames.lazy(), [stream_of(2) >> 32]).height == 1
+    one_for_ten = pl.when(pl.col("seq") == 9).then(0.1).otherwise(1.0)
+    assert fates.findings(frames.lazy().with_columns(sample_rate=one_for_ten)).height == 0

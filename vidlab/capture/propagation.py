@@ -32,6 +32,7 @@ import subprocess
 import threading
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextvars import Token
 from typing import Any
 
 from .. import labelsets
@@ -71,7 +72,7 @@ def _install_threads(patches: Patches) -> None:
         start(self)
 
     def labelled_bootstrap(self: threading.Thread) -> None:
-        labelsets.current.set(self.__dict__.pop("_vidlab_labels", labelsets.EMPTY))
+        _enter(self.__dict__.pop("_vidlab_labels", labelsets.EMPTY))
         bootstrap(self)
 
     patches.set(threading.Thread, "start", labelled_start)
@@ -111,7 +112,8 @@ class _Task:
         self._span = span
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        labels = labelsets.current.set(self._labels)
+        before = labelsets.current.get()
+        labels = _enter(self._labels)
         frame = frame_here.set(self._frame)
         span = current_span.set(self._span)
         try:
@@ -120,6 +122,17 @@ class _Task:
             current_span.reset(span)
             frame_here.reset(frame)
             labelsets.current.reset(labels)
+            if labelsets.entered is not None:
+                labelsets.entered(self._labels, before)
+
+
+def _enter(labels: int) -> Token[int]:
+    """Make this the current set of the calling thread."""
+    before = labelsets.current.get()
+    token = labelsets.current.set(labels)
+    if labelsets.entered is not None:
+        labelsets.entered(before, labels)
+    return token
 
 
 # --- processes ------------------------------------------------------------------
@@ -146,7 +159,7 @@ def labels_arrived(labels: str) -> None:
     from .. import recording  # which lets labels follow while it records: this module
 
     recording.join()
-    labelsets.current.set(labels_from_text(labels))
+    _enter(labels_from_text(labels))
 
 
 def _install_process_pools(patches: Patches) -> None:
@@ -248,6 +261,11 @@ def labels_from_text(text: str) -> int:
         return labelsets.intern(values, float(sample_rate))
     except (ValueError, TypeError, AttributeError, InputError):
         return labelsets.EMPTY
+
+
+def take_labels_from_environment() -> None:
+    """Make the set that the parent process had current as it started this one the current one."""
+    _enter(labels_from_environment())
 
 
 def labels_from_environment() -> int:

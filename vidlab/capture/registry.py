@@ -16,9 +16,11 @@ ENGINES = {
     "gpu_sampler": "gpu.devices.sampler:GpuSampler",
     "runtime": "runtime.engine:Runtime",
     "kernel_events": "ebpf.engine:KernelEvents",
+    "profiles": "profiles.engine:Profiles",
 }
 
-#: Those that record unless others are asked for. Kernel events need a privilege.
+#: Those that record unless others are asked for. Kernel events need a privilege,
+#: profiles a package.
 DEFAULT = ("frames", "gpu_memory", "gpu_sampler", "runtime")
 
 

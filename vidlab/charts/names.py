@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import polars as pl
@@ -51,3 +52,11 @@ def shortened(text: pl.Expr, length: int) -> pl.Expr:
     return (
         pl.when(text.str.len_chars() > length).then(text.str.head(length - 1) + "…").otherwise(text)
     )
+
+
+def of_rows(shown: pl.Series) -> str:
+    """Return the Vega expression that shows these names for the numbers of their rows.
+
+    Rows are told apart by number where names may repeat.
+    """
+    return f"({json.dumps(dict(enumerate(shown.to_list())))})[datum.value]"

@@ -37,12 +37,22 @@ def timeline(gc_pauses: pl.DataFrame, cells: pl.DataFrame, *, lost: int = 0) -> 
         start = int(cells["t_ns"].min())  # type: ignore[arg-type]
         return theme.titled(latency.cells(cells, start), title, "no pause was recorded", lost)
     start = min(int(gc_pauses["t_ns"].min()), *cells["t_ns"].head(1))  # type: ignore[arg-type]
+    pauses = collections(gc_pauses, start)
+    subtitle = left_out(gc_pauses)
+    if not cells.height:
+        return theme.titled(pauses, title, subtitle, lost)
+    both = alt.vconcat(latency.cells(cells, start).properties(height=170), pauses)
+    return theme.titled(both.resolve_scale(x="shared", color="independent"), title, subtitle, lost)
+
+
+def collections(gc_pauses: pl.DataFrame, start_ns: int) -> alt.Chart:
+    """Return the pauses of `timeline` without title: a rule each, as high as it was long."""
     rows = theme.in_ms(
         theme.seconds(
             gc_pauses.top_k(MAX_PAUSES, by="duration_ns").select(
                 "t_ns", "duration_ns", pl.col("generation").cast(pl.String), "collected"
             ),
-            start,
+            start_ns,
         )
     )
     limits = [
@@ -50,7 +60,7 @@ def timeline(gc_pauses: pl.DataFrame, cells: pl.DataFrame, *, lost: int = 0) -> 
         float(rows["duration_ms"].max()) * 1.5,  # type: ignore[arg-type]
     ]
     limits[0] = max(limits[0], 1e-4)
-    pauses = (
+    chart: alt.Chart = (
         alt.Chart(theme.data(rows.with_columns(pl.lit(limits[0]).alias("floor_ms"))))
         .mark_rule(strokeWidth=1.6)
         .encode(
@@ -75,12 +85,13 @@ def timeline(gc_pauses: pl.DataFrame, cells: pl.DataFrame, *, lost: int = 0) -> 
         )
         .properties(width=theme.WIDTH, height=110)
     )
+    return chart
+
+
+def left_out(gc_pauses: pl.DataFrame) -> str:
+    """Return a line on the pauses that `collections` does not draw; '' if it draws all."""
     more = gc_pauses.height - MAX_PAUSES
-    subtitle = f"the {MAX_PAUSES:,} longest; {more:,} shorter ones are left out" if more > 0 else ""
-    if not cells.height:
-        return theme.titled(pauses, title, subtitle, lost)
-    both = alt.vconcat(latency.cells(cells, start).properties(height=170), pauses)
-    return theme.titled(both.resolve_scale(x="shared", color="independent"), title, subtitle, lost)
+    return f"the {MAX_PAUSES:,} longest; {more:,} shorter ones are left out" if more > 0 else ""
 
 
 def silences(df: pl.DataFrame, *, start_ns: int | None = None, lost: int = 0) -> AnyChart:

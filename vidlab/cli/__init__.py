@@ -18,7 +18,7 @@ import vidlab
 
 from ..errors import InputError, VidlabError, missing_extra
 from ..workbench import arguments
-from . import kernel_events
+from . import kernel_events, signals
 
 #: The exit code for anything that vidlab itself reports as wrong, as of argparse.
 WRONG = 2
@@ -64,7 +64,7 @@ def _record(options: argparse.Namespace) -> int:
     recorded = scripts.record_script(
         command,
         options.output,
-        sampling=options.sampling,
+        sampling=arguments.sampling(options),
         labels=dict(options.label),
         deadline_ms=options.deadline_ms,
         max_bytes=options.max_bytes,
@@ -72,6 +72,9 @@ def _record(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         hostcuda=options.hostcuda,
         probes=options.probes,
+        profiles=options.profiles,
+        runtime=options.runtime,
+        label_rules=arguments.label_rules(options),
     )
     # The program's stderr is its own, unless somebody sits there, or there is nothing to lose.
     if options.verbose or sys.stderr.isatty() or not recorded.took_part:
@@ -231,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
         vidlab report runs/demo -o late.pdf --codec av1 --deadline-ms 120
         """,
     )
-    _add_run(report)
+    arguments.add_run(report)
     report.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help=".html or .pdf (reports/RUN.html)"
     )
@@ -265,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--seconds", type=float, metavar="S", help="how much of each clip (all of it)"
     )
-    _add_json(demo)
+    arguments.add_json(demo)
 
     leaks = verb(
         "leaks",
@@ -276,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
         vidlab leaks runs/soak --by codec --fail-on leaking
         """,
     )
-    _add_run(leaks)
+    arguments.add_run(leaks)
     leaks.add_argument(
         "--fail-on",
         choices=("leaking", "growing"),
@@ -289,8 +292,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LABEL,…",
         help="the labels by which sites are told apart (stream_id,codec)",
     )
-    _add_json(leaks)
+    arguments.add_json(leaks)
 
+    signals.add_verbs(verb)
     kernel_events.add_verbs(verb)
     doctor = verb(
         "doctor",
@@ -298,7 +302,7 @@ def _parser() -> argparse.ArgumentParser:
         "what works on this machine, and how to get the rest",
         "vidlab doctor",
     )
-    _add_json(doctor)
+    arguments.add_json(doctor)
     for name, function, help in (
         ("recover", _recover, "finish a run whose program was killed"),
         ("compact", _compact, "turn a run's segments into Parquet tables"),
@@ -306,8 +310,8 @@ def _parser() -> argparse.ArgumentParser:
         ("info", _info, "what a run holds"),
     ):
         added = verb(name, function, help, f"vidlab {name} runs/demo")
-        _add_run(added)
-        _add_json(added)
+        arguments.add_run(added)
+        arguments.add_json(added)
     return parser
 
 
@@ -328,11 +332,3 @@ def _add_record(record: argparse.ArgumentParser) -> None:
         help="as python -m: a module and its arguments",
     )
     record.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for machines")

@@ -20,6 +20,8 @@ class Background:
         Must not raise.
     interval_s : float
         At most so long passes between two calls.
+    name : str
+        What the kernel calls the thread: at most 15 characters count.
 
     Attributes
     ----------
@@ -27,9 +29,12 @@ class Background:
         The thread, as `threading.get_ident` gives it; 0 while there is none.
     """
 
-    def __init__(self, function: Callable[[], None], interval_s: float) -> None:
+    def __init__(
+        self, function: Callable[[], None], interval_s: float, name: str = "vidlab"
+    ) -> None:
         self._function = function
         self._interval_s = interval_s
+        self._name = name
         self.leave()
 
     def leave(self) -> None:
@@ -67,8 +72,17 @@ class Background:
 
     def _run(self, running: _thread.LockType) -> None:
         try:
+            name_thread(self._name)
             while self._running is running:
                 self._bell.acquire(timeout=self._interval_s)
                 self._function()
         finally:
             running.release()
+
+
+def name_thread(name: str) -> None:
+    """Have the kernel call the calling thread by this name, where it lets us."""
+    with contextlib.suppress(OSError):  # it is shown in lists of threads, nothing more
+        path = f"/proc/self/task/{_thread.get_native_id()}/comm"
+        with open(path, "w", encoding="ascii") as file:  # noqa: PTH123 - as cheap as can be
+            file.write(name)

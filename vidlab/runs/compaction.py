@@ -188,7 +188,8 @@ class _Compaction:
         findings = []
 
         def plain() -> Iterator[pa.RecordBatch]:
-            for known, found in derived(events, spans, self._census.stretches()):
+            sampled = self._decoder.thinning.streams
+            for known, found in derived(events, spans, self._census.stretches(), sampled):
                 yield from self._decoder.plain_from_finished(
                     TABLES["frames"], known.to_arrow()
                 ).to_batches()
@@ -201,7 +202,7 @@ class _Compaction:
 
     def _write_side_tables(self) -> None:
         tables = {"labels": self._decoder.labels.to_arrow()}
-        if self._decoder.stacks.stacks:
+        if len(self._decoder.stacks):
             tables["stacks"] = self._decoder.stacks.to_arrow()
         for name, table in tables.items():
             with TableFile(self._path(name), table.schema) as file:

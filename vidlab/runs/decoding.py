@@ -22,6 +22,7 @@ from ..schema import CHOICES, HOLDS, NAMED, NAMES, TEXT, UNKNOWN, Table
 from .gputimes import GpuTimes
 from .interning import COLUMN_KEYS, EMPTY, LabelTable, StackTable, Translation, Vocabulary
 from .segments import Process, Segments
+from .thinning import Thinning
 
 #: Unsigned columns in which zero stands for "none".
 _ZERO_IS_NULL = frozenset({"frame", "parent", "span", "context", "stack"})
@@ -47,6 +48,8 @@ class Decoder:
         The run's call stacks, likewise.
     gpu_times : GpuTimes
         The GPU times of spans.
+    thinning : Thinning
+        Which rows count, where a sample was chosen afterwards; the others are left out.
     """
 
     def __init__(self, segments: Segments) -> None:
@@ -54,6 +57,7 @@ class Decoder:
         self.labels = LabelTable()
         self.stacks = StackTable()
         self.gpu_times = GpuTimes()
+        self.thinning = Thinning(segments)
         self._vocabularies: dict[tuple[str, str], Vocabulary] = {}
         self._sets: dict[int, Translation] = {}
         self._names: dict[tuple[int, str, str], Translation] = {}
@@ -78,6 +82,7 @@ class Decoder:
                     sets.add(line["id"], self.labels.number(values, rate))
                 except (KeyError, TypeError, ValueError):
                     self.segments.note(f"a label set of process {index} cannot be read, left out")
+        self.thinning.refresh(self.segments, self.labels)
 
     def _new_lines(self, process: Process, side: str) -> list[dict[str, Any]]:
         lines = process.lines(side)
@@ -91,6 +96,13 @@ class Decoder:
 
     def plain(self, table: Table, process: Process, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return a process's batch (as `Segments.batches` yields it) as plain rows."""
+        labels_of = self._labels_of_spans if table.declared else self._labels
+        labels = labels_of(process, batch)
+        if self.thinning.wanted:
+            chosen, labels = self.thinning.choose(table.name, batch, labels.to_numpy())
+            if chosen is not None:
+                batch, labels = batch.filter(pa.array(chosen)), labels[chosen]
+            labels = pa.array(labels)
         decode = self._recorded if table.record else self._written
         decode = self._declared if table.declared else decode
         columns = {
@@ -98,8 +110,7 @@ class Decoder:
             for column in table.columns
             if column.name not in COLUMN_KEYS
         }
-        labels = self._labels_of_spans if table.declared else self._labels
-        columns["labels"] = labels(process, batch)
+        columns["labels"] = labels
         return pa.record_batch(columns, schema=plain_schema(table))
 
     def plain_from_finished(self, table: Table, rows: pa.Table) -> pa.Table:

@@ -9,7 +9,7 @@ that are looked at but left to the next stretch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,9 +77,15 @@ class FrameCensus:
 
 
 def derived(
-    events: pl.LazyFrame, spans: pl.LazyFrame, stretches: Iterator[Stretch]
+    events: pl.LazyFrame,
+    spans: pl.LazyFrame,
+    stretches: Iterator[Stretch],
+    sampled: Collection[int] = (),
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Yield the tables `frames` and `findings` that follow, stretch by stretch."""
+    """Yield the tables `frames` and `findings` that follow, stretch by stretch.
+
+    `sampled` are streams of which only a sample is recorded, as for `fates.findings`.
+    """
     frame = pl.col("frame")
     for stretch in stretches:
         near = frame.is_between(_id(stretch.lower), _id(stretch.upper))
@@ -94,7 +100,7 @@ def derived(
         )
         known = fates.frames(read[0].lazy(), read[1].lazy()).collect()
         own = frame.is_between(_id(stretch.first), _id(stretch.last))
-        found = fates.findings(known.lazy())
+        found = fates.findings(known.lazy(), sampled)
         yield known.filter(own), found.filter(own)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import InputError, RunError
-from ..labelsets import LabelSet
+from ..labelsets import LabelSet, ruled
 from ..schema import LABELS
 
 #: Per label, a function of a label set's values; it may return None for no label.
@@ -17,6 +17,9 @@ Derive = Mapping[str, Callable[[dict[str, Any]], Any]]
 
 class DerivedLabels:
     """Adds the labels that the user's functions derive.
+
+    Functions see values as the rules for labels leave them, and what they return is
+    subject to the rules too.
 
     Parameters
     ----------
@@ -46,7 +49,7 @@ class DerivedLabels:
             try:
                 value = function(dict(labels.values))
                 if value is not None:
-                    values[key] = str(value)
+                    values.update(ruled({key: str(value)}))
             except Exception as error:  # the user's code: whatever it raises is a finding
                 if key not in self._failed:
                     self._failed.add(key)

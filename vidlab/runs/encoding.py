@@ -7,7 +7,7 @@ name label sets by the numbers of their process. `decoding` is the way back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -36,7 +36,9 @@ def segment_schema(table: Table) -> pa.Schema:
     if table.record is not None:
         types = table.record.dtype
         fields = [(name, pa.from_numpy_dtype(types[name])) for name in record_columns(table)]
-        return pa.schema([*fields, ("thread", pa.uint32()), ("tid", pa.int32())])
+        of_block = [("thread", pa.uint32()), ("tid", pa.int32())]
+        # A record may have a `thread` of its own. The block's is only for span numbers.
+        return pa.schema([*fields, *(f for f in of_block if f[0] not in dict(fields))])
     own_labels = {column.name for column in LABELS} - {"labels"}
     text = pa.uint32() if table.declared else pa.string()
 
@@ -65,20 +67,29 @@ def count_holes(block: Block) -> int:
     return len(marks) - int(np.count_nonzero(marks))
 
 
-def encode_block(block: Block, options: pa.ipc.IpcWriteOptions) -> Encoded:
-    """Return a block's whole records as a batch that bears the block's name."""
+#: Which records of a block are written: a mask, or None for all.
+Choose = Callable[[Block, "np.ndarray[tuple[int], np.dtype[np.void]]"], Any]
+
+
+def encode_block(
+    block: Block, options: pa.ipc.IpcWriteOptions, choose: Choose | None = None
+) -> Encoded:
+    """Return a block's whole records, those that are chosen, as a batch with the block's name."""
     records = _records(block)
     marks = records[_commit(block.table)]
     if not marks.all():
         records = records[marks != 0]
+    chosen = None if choose is None else choose(block, records)
+    if chosen is not None:
+        records = records[chosen]
     table = TABLES[block.table]
     schema = segment_schema(table)
-    values = [
-        *(np.ascontiguousarray(records[name]) for name in record_columns(table)),
-        np.full(len(records), block.thread, np.uint32),
-        np.full(len(records), block.tid, np.int32),
-    ]
-    columns = [fixed(column, field.type) for column, field in zip(values, schema, strict=True)]
+    values = {
+        "thread": np.full(len(records), block.thread, np.uint32),
+        "tid": np.full(len(records), block.tid, np.int32),
+        **{name: np.ascontiguousarray(records[name]) for name in record_columns(table)},
+    }
+    columns = [fixed(values[field.name], field.type) for field in schema]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
     return encode(table, batch, options, {"buffer": block.name})
 

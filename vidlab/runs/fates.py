@@ -27,6 +27,8 @@ out were overtaken by so many others; one overtaken by more is lost.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import polars as pl
 
 from ..schema import COMMON, FATES, FLAG_CORRUPT, FLAG_KEY, FLAG_SKIP, LABELS, PICTURE_TYPES, TABLES
@@ -72,17 +74,21 @@ def frames(events: pl.LazyFrame, spans: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def findings(frames: pl.LazyFrame) -> pl.DataFrame:
+def findings(frames: pl.LazyFrame, sampled: Iterable[int] = ()) -> pl.DataFrame:
     """Return what the table `frames` shows that should not be, as rows of `findings`.
 
     `gop_loss`: a key frame's packet was lost (dropped on its way to the decoder,
     or corrupt), and with it perhaps frames up to the next key frame. Streams of
-    which only a sample was recorded are left out: their next key frame is unknown.
+    which only a sample was recorded are left out: their next key frame is unknown. Those
+    are the streams with frames that stand for others, and those that `sampled` names by the
+    high bits of their frames' numbers.
     """
     schema = frames.collect_schema()
     labels = [name for name in schema if name not in _COLUMNS or name in _KNOWN_LABELS]
+    stream = pl.col("frame") // (1 << 32)
+    frames = frames.filter(~stream.is_in(list(sampled)))
     if "sample_rate" in schema:
-        frames = frames.filter(pl.col("sample_rate") == 1.0)
+        frames = frames.filter((pl.col("sample_rate") == 1.0).all().over(stream))
     key = pl.col("key").fill_null(value=False)
     fate = pl.col("fate").cast(pl.String)
     # What a decoder was told to skip or throw away, no other frame has missed.
@@ -90,7 +96,7 @@ def findings(frames: pl.LazyFrame) -> pl.DataFrame:
     unsent = pl.col("t_decoded_ns").is_null() & untold
     lost = (fate == "corrupt") | ((fate == "dropped") & unsent)
     groups = (
-        frames.with_columns(key=key, lost=lost, fate=fate, stream=pl.col("frame") // (1 << 32))
+        frames.with_columns(key=key, lost=lost, fate=fate, stream=stream)
         .with_columns(gop=key.cum_sum().over("stream", order_by="seq"))
         .group_by("stream", "gop")
         .agg(

@@ -7,6 +7,7 @@ numbers, 0 the empty set; the texts of a column in the order of appearance.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -132,32 +133,50 @@ class LabelTable:
 
 
 class StackTable:
-    """The call stacks of a run, numbered from 1; row `n - 1` of the table `stacks` is stack `n`."""
+    """The call stacks of a run, numbered from 1; row `n - 1` of the table `stacks` is stack `n`.
+
+    A call is in many stacks: each is kept once, and a stack is the numbers of its calls.
+    """
 
     def __init__(self) -> None:
-        self.stacks: list[Stack] = []
-        self._numbers: dict[Stack, int] = {}
+        self._calls: dict[tuple[str, str, int], int] = {}
+        self._stacks: dict[tuple[int, ...], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._stacks)
+
+    @property
+    def stacks(self) -> list[Stack]:
+        """Return the stacks, in the order of their numbers."""
+        calls = list(self._calls)
+        return [tuple(calls[call] for call in stack) for stack in self._stacks]
 
     def number(self, frames: Iterable[Sequence[object]]) -> int:
         """Return the number of this stack of (function, file, line), new or known."""
-        stack = tuple((str(name), str(file), int(str(line))) for name, file, line in frames)
-        known = self._numbers.get(stack)
-        if known is None:
-            self.stacks.append(stack)
-            known = self._numbers[stack] = len(self.stacks)
-        return known
+        calls = self._calls
+        stack = tuple(
+            [
+                calls.setdefault((str(name), str(file), int(str(line))), len(calls))
+                for name, file, line in frames
+            ]
+        )
+        return self._stacks.setdefault(stack, len(self._stacks) + 1)
 
     def to_arrow(self) -> pa.Table:
         """Return the run's table `stacks`."""
         schema = TABLES["stacks"].arrow_schema
-        frames = [
-            [dict(zip(("function", "file", "line"), call, strict=True)) for call in stack]
-            for stack in self.stacks
+        frames = schema.field("frames").type
+        edges = np.cumsum([0, *map(len, self._stacks)], dtype=np.int32)
+        flat = pa.array(np.fromiter(itertools.chain.from_iterable(self._stacks), np.int32))
+        columns = zip(*self._calls, strict=True) if self._calls else ((), (), ())
+        parts = [
+            pa.array(values, field.type).take(flat)
+            for field, values in zip(frames.value_type, columns, strict=True)
         ]
-        numbers = pa.array(range(1, len(frames) + 1), pa.uint32())
-        return pa.Table.from_arrays(
-            [numbers, pa.array(frames, schema.field("frames").type)], schema=schema
-        )
+        calls = pa.StructArray.from_arrays(parts, fields=list(frames.value_type))
+        numbers = pa.array(np.arange(1, len(self._stacks) + 1, dtype=np.uint32))
+        lists = pa.ListArray.from_arrays(pa.array(edges), calls).cast(frames)
+        return pa.Table.from_arrays([numbers, lists], schema=schema)
 
 
 class Translation:

@@ -81,6 +81,8 @@ class Manifest:
         What bounds the recording: `max_bytes`, `keep_seconds`.
     derive : Mapping[str, str]
         Labels that a function of the user derives: its "module:name".
+    label_rules : Mapping[str, Any]
+        What is done to label values before they are written: `LabelRules.parameters`.
     tables : Mapping[str, TableFacts]
         Per table, once it is compacted.
     processes : tuple[ProcessFacts, ...]
@@ -101,6 +103,7 @@ class Manifest:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     derive: Mapping[str, str] = field(default_factory=dict)
+    label_rules: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, TableFacts] = field(default_factory=dict)
     processes: tuple[ProcessFacts, ...] = ()
     notes: tuple[str, ...] = ()
@@ -145,7 +148,7 @@ class Manifest:
             )
             if manifest.state not in STATES:
                 raise ValueError(f"state is {manifest.state!r}")
-            for name in ("host", "versions", "parameters", "limits", "derive"):
+            for name in ("host", "versions", "parameters", "limits", "derive", "label_rules"):
                 if not isinstance(getattr(manifest, name), dict):
                     raise TypeError(f"{name} is not an object")
         except (AttributeError, KeyError, TypeError, ValueError) as error:

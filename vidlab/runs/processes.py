@@ -12,18 +12,23 @@ import fcntl
 import json
 import os
 import sys
+import time
 import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ..clock import anchor
-from ..errors import RecordingError
-from .manifest import ProcessFacts, process
+from ..errors import RecordingError, RunError
+from .manifest import Manifest, ProcessFacts, process
 from .segments import is_locked
 
 #: The indices that fit into a frame or span number: 1 to this.
 MOST_PROCESSES = (1 << 12) - 1
+
+
+class HasEndedError(RecordingError):
+    """The run takes no more processes."""
 
 
 @dataclass
@@ -85,6 +90,17 @@ def claim(segments: Path) -> Claim:
     )
 
 
+def check_it_goes_on(run: Path) -> None:
+    """Raise HasEndedError if the recording of the run has ended.
+
+    To be asked after `claim`: either this process sees that it has ended, or the one that
+    ended it sees that this one is there.
+    """
+    with contextlib.suppress(RunError):
+        if Manifest.read(run).ended is not None:
+            raise HasEndedError(f"the recording of {run} has ended: start a new one")
+
+
 def taken(segments: Path) -> list[int]:
     """Return the indices that processes of the run have, or had."""
     return [int(path.stem) for path in segments.glob("[0-9]*.process")]
@@ -93,6 +109,16 @@ def taken(segments: Path) -> list[int]:
 def living(segments: Path) -> list[int]:
     """Return the indices of the processes that still record into the run, this one included."""
     return [index for index in taken(segments) if is_locked(segments / f"{index:04d}.process")]
+
+
+def have_ended(segments: Path, patience_s: float) -> bool:
+    """Return whether all processes have ended their part, in a moment at the latest."""
+    until = time.monotonic() + patience_s
+    while living(segments):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def facts(segments: Path) -> tuple[ProcessFacts, ...]:

@@ -129,7 +129,7 @@ class Run:
             found.add("frames")
         found.discard("gpu_times")
         self._labels()
-        if self._decoder.stacks.stacks:
+        if len(self._decoder.stacks):
             found.add("stacks")
         found.add("labels")
         further = (name for name in self._segments.tables if name not in TABLES)
@@ -261,7 +261,8 @@ class Run:
                 gathered, count = [], 0
         yield _polars(self._decoder.finished(table, table_of(table, gathered)))
         if table.name == "findings":
-            yield _as_declared(fates.findings(self.scan("frames")).lazy(), table).collect()
+            found = fates.findings(self.scan("frames"), self._decoder.thinning.streams)
+            yield _as_declared(found.lazy(), table).collect()
 
 
 def _polars(rows: pa.Table) -> pl.DataFrame:

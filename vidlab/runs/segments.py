@@ -360,8 +360,8 @@ def _whole_records(content: bytes, record: Record, thread: int, tid: int) -> pa.
     }
     return pa.record_batch(
         {
-            **columns,
             "thread": np.full(len(whole), thread, np.uint32),
             "tid": np.full(len(whole), tid, np.int32),
+            **columns,  # which may have a `thread` of their own
         }
     )

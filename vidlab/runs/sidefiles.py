@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,12 @@ from .derived import DerivedLabels
 
 #: The calls of a stack, innermost first: function, file and line of each.
 StackFrames = Sequence[tuple[str, str, int]]
+
+#: Returns a text as JSON. `json.dumps` makes an encoder for each, which takes longer.
+_quoted = json.encoder.encode_basestring
+
+#: How many calls' texts are kept, for the stacks to come.
+_MOST_CALL_TEXTS = 1 << 16
 
 
 class Lines:
@@ -29,7 +35,11 @@ class Lines:
 
     def append(self, values: Mapping[str, Any]) -> None:
         """Write a line; if that fails it is kept for `retry`."""
-        self._write(json.dumps(values, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        self.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+    def write(self, lines: str) -> None:
+        """Write whole lines; if that fails they are kept for `retry`."""
+        self._write(lines.encode("utf-8", "replace"))
 
     def retry(self) -> None:
         """Write what could not be written before."""
@@ -74,6 +84,7 @@ class Definitions:
         self._stacks: list[tuple[int, StackFrames]] = []
         self._stack_lines: Lines | None = None
         self._stack_numbers = itertools.count(1)
+        self._call_texts: dict[Any, str] = {}
         self._stop_listening: Callable[[], None] | None = None
         self.names = labelsets.Names(self._write_name)
 
@@ -85,8 +96,7 @@ class Definitions:
         self._stack_lines = Lines(segments / f"{index:04d}-stacks.jsonl")
         for number, name in self._names:
             self._name_lines.append({"id": number, "name": name})
-        for number, frames in self._stacks:
-            self._stack_lines.append({"id": number, "frames": frames})
+        self._stack_lines.write(self._lines_of(self._stacks))
         self._stop_listening = labelsets.listen(self._write_labels)
 
     def end(self) -> None:
@@ -113,11 +123,35 @@ class Definitions:
 
     def stack(self, frames: StackFrames) -> int:
         """Write down a call stack; return its number, from 1."""
-        number = next(self._stack_numbers)
-        self._stacks.append((number, frames))
-        if self._stack_lines is not None:
-            self._stack_lines.append({"id": number, "frames": frames})
-        return number
+        return self.stacks([frames])[0]
+
+    def stacks(self, many: Iterable[StackFrames]) -> list[int]:
+        """Write down call stacks, all at once; return their numbers."""
+        new = [(next(self._stack_numbers), frames) for frames in many]
+        self._stacks += new
+        if self._stack_lines is not None and new:
+            self._stack_lines.write(self._lines_of(new))
+        return [number for number, _ in new]
+
+    def _lines_of(self, stacks: Iterable[tuple[int, StackFrames]]) -> str:
+        # Stacks have most of their calls in common: the text of each is made once.
+        known = self._call_texts
+        text_of = known.__getitem__
+        lines = []
+        for number, frames in stacks:
+            try:
+                calls = ", ".join(map(text_of, frames))
+            except (KeyError, TypeError):  # a call is new, or is a list
+                if len(known) >= _MOST_CALL_TEXTS:
+                    known.clear()
+                calls = ", ".join([known.get(tuple(c)) or self._text_of(*c) for c in frames])
+            lines.append(f'{{"id": {number}, "frames": [{calls}]}}\n')
+        return "".join(lines)
+
+    def _text_of(self, function: str, file: str, line: int) -> str:
+        text = f"[{_quoted(function)}, {_quoted(file)}, {line:d}]"
+        self._call_texts[function, file, line] = text
+        return text
 
     def _write_name(self, number: int, name: str) -> None:
         self._names.append((number, name))

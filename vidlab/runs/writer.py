@@ -18,6 +18,7 @@ import json
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -26,7 +27,7 @@ import pyarrow as pa
 
 from .. import labelsets
 from ..clock import now_ns
-from ..errors import RecordingError, RunError
+from ..errors import RecordingError
 from ..schema import TABLES, Table
 from . import losses, processes
 from .background import Background
@@ -36,7 +37,8 @@ from .buffers import Buffers, RecordBuffer
 from .complaints import Complaints
 from .derived import Derive, DerivedLabels
 from .encoding import count_holes, encode_block
-from .manifest import SEGMENTS, Manifest
+from .lookback import Lookback
+from .manifest import SEGMENTS
 from .rows import Rows
 from .sidefiles import Definitions, StackFrames
 from .streams import Streams
@@ -51,10 +53,6 @@ PATIENCE_NS = 500_000_000
 LEAST_MAX_BYTES = 16 << 20
 
 _RECORDING, _INHERITED, _CLOSED = range(3)
-
-
-class _HasEndedError(RecordingError):
-    """The run takes no more processes."""
 
 
 class RunWriter:
@@ -78,6 +76,8 @@ class RunWriter:
         The run's directory.
     names : Names
         The numbers by which records name stages, queues and sinks.
+    lookback : Lookback
+        Holds full blocks of frames back, once it is told to.
 
     Raises
     ------
@@ -106,6 +106,7 @@ class RunWriter:
         self._rows = Rows(self.lost, self._warn)
         self._background = Background(self._write_what_there_is, INTERVAL_S)
         self._buffers = Buffers(self._background.wake, self._take_part)
+        self.lookback = Lookback(self._segments, lambda: self.index, max_bytes, self._warn)
         self._leave()
         self._begin()
         processes.watch_forks(self)
@@ -129,9 +130,13 @@ class RunWriter:
 
     def stack(self, frames: StackFrames) -> int:
         """Return a new number, from 1, for this call stack; the caller keeps what it knows."""
+        return self.stacks([frames])[0]
+
+    def stacks(self, many: Sequence[StackFrames]) -> list[int]:
+        """Return new numbers for these call stacks, as `stack` does; they are written at once."""
         if self._state == _INHERITED:
             self._take_part()
-        return self._definitions.stack(frames)
+        return self._definitions.stacks(many)
 
     def row(self, table: str, /, **columns: Any) -> None:
         """Append a row to a table that has no record type.
@@ -261,7 +266,7 @@ class RunWriter:
             ) from error
         index = self._claim.index
         try:
-            self._check_it_goes_on()
+            processes.check_it_goes_on(self.path)
             self._streams = Streams(self._segments, index, *self._limits)
             self._buffers.begin(self._segments, index, frugal=self._limits[0] is not None)
             self._state = _RECORDING
@@ -276,13 +281,6 @@ class RunWriter:
                 raise RecordingError(f"{self.path} cannot be recorded into: {error}") from error
             raise
 
-    def _check_it_goes_on(self) -> None:
-        # After the claim: either this process sees that the recording has ended, or the
-        # one that ended it sees that this one is there.
-        with contextlib.suppress(RunError):
-            if Manifest.read(self.path).ended is not None:
-                raise _HasEndedError(f"the recording of {self.path} has ended: start a new one")
-
     def _take_part(self) -> None:
         """In a forked child that records for the first time: become a process of the run."""
         with self._beginning:
@@ -291,7 +289,7 @@ class RunWriter:
             self._state = _CLOSED  # what a signal handler records meanwhile is lost
             try:
                 self._begin()
-            except _HasEndedError:
+            except processes.HasEndedError:
                 return
             except Exception as error:  # the program that is being recorded goes on
                 self._warn("record in a child process", error)
@@ -324,6 +322,7 @@ class RunWriter:
         self._definitions.leave()
         self._background.leave()
         self._buffers.leave_to_parent()
+        self.lookback.leave()
         self._leave()
         if self._state != _RECORDING:
             return
@@ -352,7 +351,7 @@ class RunWriter:
             self._warn("write the run", error)
 
     def _write_blocks(self, final: bool = False) -> None:
-        full = self._buffers.full
+        full = self.lookback.ripe(self._buffers.full, final)
         for _ in range(len(full)):
             block = full.popleft()
             holes = count_holes(block)
@@ -367,7 +366,7 @@ class RunWriter:
         """Write a block as a batch, and end it. Records that are not whole are lost."""
         losses = self._buffers.losses
         try:
-            batch = encode_block(block, self._options)
+            batch = encode_block(block, self._options, self.lookback.choose)
             if batch.rows:
                 self._streams.append(TABLES[block.table], batch)
             self._buffers.out.pop(block.name, None)

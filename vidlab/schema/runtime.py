@@ -172,6 +172,7 @@ TABLES = (
         (
             Column("profile", TEXT, "production, staging or debug, from now on"),
             Column("profile_before", TEXT, "null at the start"),
+            Column("reason", TEXT, "why, if it was told"),
             Column("settings", pa.string(), "its periods, as JSON"),
         ),
     ),

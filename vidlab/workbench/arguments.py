@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from .. import sizes
+from ..analysis.thresholds import Thresholds
+from ..capture.frames.adaptive import Adaptive
+from ..capture.runtime.profiles import PROFILES
+from ..labelrules import LabelRules
 
 
 def add_recording(parser: argparse.ArgumentParser) -> None:
@@ -19,12 +24,20 @@ def add_recording(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="put a label on all of it; may be given again",
     )
-    parser.add_argument(
+    shares = parser.add_mutually_exclusive_group()
+    shares.add_argument(
         "--sampling",
         type=rates,
         default={},
         metavar="OPERATION=SHARE,…",
         help="record this share of the frames of an operation: playback=0.01",
+    )
+    shares.add_argument(
+        "--adaptive",
+        type=share,
+        metavar="SHARE",
+        help="record this share of the frames, less while the machine is busy, more while frames "
+        "fail, and whatever was late, failed or was lost: 0.1",
     )
     add_deadline(parser)
     parser.add_argument(
@@ -34,11 +47,71 @@ def add_recording(parser: argparse.ArgumentParser) -> None:
     )
     add_probes(parser, default=())
     parser.add_argument(
+        "--profiles", action="store_true", help="CPU profiles under the labels, by pyroscope-io"
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=tuple(PROFILES),
+        default="production",
+        help="what is looked at of the interpreter, and how often (%(default)s)",
+    )
+    add_label_rules(parser)
+    parser.add_argument(
         "--max-bytes", type=size, metavar="SIZE", help="keep the newest of this size: 500M, 2G"
     )
     parser.add_argument(
         "--keep-seconds", type=float, metavar="S", help="keep the newest seconds only"
     )
+
+
+def add_label_rules(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what becomes of label values: see `LabelRules`."""
+    parser.add_argument(
+        "--label-budget",
+        type=int,
+        default=LabelRules.budget,
+        metavar="N",
+        help="distinct values of a label; further ones are put together (%(default)s)",
+    )
+    parser.add_argument(
+        "--redact",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="keep this label's values out of the run; may be given again",
+    )
+    parser.add_argument(
+        "--drop-label",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="leave this label out; may be given again",
+    )
+
+
+def label_rules(options: argparse.Namespace) -> LabelRules:
+    """Return the rules that these options come to."""
+    return LabelRules(
+        budget=options.label_budget, redact=tuple(options.redact), drop=tuple(options.drop_label)
+    )
+
+
+def sampling(options: argparse.Namespace) -> dict[str, float] | Adaptive:
+    """Return the sampling that these options come to."""
+    if options.adaptive is None:
+        shares: dict[str, float] = options.sampling
+        return shares
+    return Adaptive(base=options.adaptive, busy=min(Adaptive.busy, options.adaptive))
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the run that a verb is about."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the option for output that a program reads."""
+    parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +175,31 @@ def rates(text: str) -> dict[str, float]:
             f"{text!r} is not of the form operation=share with shares above 0 and at most 1"
         )
     return known
+
+
+def share(text: str) -> float:
+    """Read a share above 0 and at most 1."""
+    try:
+        known = float(text)
+    except ValueError:
+        known = 0.0
+    if not 0 < known <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share above 0 and at most 1, as 0.1 is")
+    return known
+
+
+def threshold(text: str) -> tuple[str, float]:
+    """Read name=value, of a threshold that there is."""
+    name, value = pair(text)
+    known = [field.name for field in dataclasses.fields(Thresholds)]
+    if name not in known:
+        raise argparse.ArgumentTypeError(
+            f"there is no threshold {name!r}: there are {', '.join(known)}"
+        )
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is no number, as {name} is") from None
 
 
 def size(text: str) -> int:

@@ -16,12 +16,15 @@ from .. import labelsets
 from ..capture import propagation
 from ..capture.ebpf.engine import KernelEvents
 from ..capture.engine import Engine
+from ..capture.frames.adaptive import Adaptive
 from ..capture.frames.engine import Frames
 from ..capture.gpu import hostcuda as host_memory
 from ..capture.gpu.devices.sampler import GpuSampler
 from ..capture.gpu.engine import GpuMemory
+from ..capture.profiles.engine import Profiles
 from ..capture.runtime.engine import Runtime
 from ..errors import InputError, RunError
+from ..labelrules import LabelRules
 from ..recording import record_children
 from ..runs.manifest import Manifest
 from . import child
@@ -83,7 +86,7 @@ def record_script(
     command: Sequence[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    sampling: Mapping[str, float] | None = None,
+    sampling: Mapping[str, float] | Adaptive | None = None,
     labels: Mapping[str, str] | None = None,
     deadline_ms: float | None = None,
     max_bytes: int | None = None,
@@ -91,6 +94,9 @@ def record_script(
     overwrite: bool = False,
     hostcuda: bool = False,
     probes: Sequence[str] = (),
+    profiles: bool = False,
+    runtime: str = "production",
+    label_rules: LabelRules | None = None,
 ) -> Recorded:
     """Run a program as it would run without vidlab, and record it.
 
@@ -105,8 +111,8 @@ def record_script(
         program and its arguments, of whose Python processes the run then is.
     output : path, optional
         The run's folder; by default a new one in `runs`.
-    sampling : mapping of str to float, optional
-        The share of the frames of each operation that is recorded.
+    sampling : mapping of str to float, or Adaptive, optional
+        The share of the frames that is recorded: of each operation, or as things go.
     labels : mapping of str to str, optional
         Labels on all that is recorded.
     deadline_ms : float, optional
@@ -118,6 +124,12 @@ def record_script(
     probes : sequence of str
         Probe sets of kernel events, such as "cuda" and "sched", or "module:attribute", of
         each process that takes part; see `KernelEvents`.
+    profiles : bool
+        Whether to record CPU profiles too; see `Profiles`.
+    runtime : str
+        The profile of the engine `Runtime`: production, staging or debug.
+    label_rules : LabelRules, optional
+        What becomes of label values before they are written.
 
     Raises
     ------
@@ -127,17 +139,22 @@ def record_script(
         If the run cannot be written.
     """
     resolved = _resolved(command)
-    engines: list[Engine] = [Frames(sampling=sampling), GpuMemory(), GpuSampler(), Runtime()]
+    hidden = {*label_rules.redact, *label_rules.drop} if label_rules else set()
+    if hidden & {*(labels or {})}:
+        raise InputError(
+            f"the label {min(hidden & {*(labels or {})})} is to be kept out of the run: "
+            "do not give it with --label either, since the command line is in the run"
+        )
+    engines: list[Engine] = [Frames(sampling=sampling), GpuMemory(), GpuSampler(), Runtime(runtime)]
     if probes:
         engines.append(KernelEvents(named(probes)))
+    if profiles:
+        engines.append(Profiles())
     name = command[1] if command[0] == "-m" else command[0]
     run = Path(output) if output is not None else new_run(Path(name).stem)
     environment = {"PYTHONPATH": _python_path()}
     if hostcuda:
         environment |= host_memory.for_children()
-    if labels:
-        with labelsets.labels(**labels):
-            environment[propagation.LABELS_VARIABLE] = propagation.labels_as_text()
     parameters: dict[str, object] = {"command": list(command)}
     if deadline_ms is not None:
         parameters["deadline_ms"] = deadline_ms
@@ -154,8 +171,12 @@ def record_script(
                 keep_seconds=keep_seconds,
                 parameters=parameters,
                 overwrite=overwrite,
+                label_rules=label_rules,
             )
         )
+        if labels:  # by the rules of the recording
+            with labelsets.labels(**labels):
+                environment[propagation.LABELS_VARIABLE] = propagation.labels_as_text()
         exit_code = child.run_child(resolved, {**os.environ, **environment}, mask)
     manifest = None
     with contextlib.suppress(RunError, OSError):

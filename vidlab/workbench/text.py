@@ -1,9 +1,10 @@
-"""Text for a reader of a notebook or a page."""
+"""Text for a reader of a notebook, a page or a terminal."""
 
 from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterator, Sequence
 
 
 class Line:
@@ -17,3 +18,11 @@ class Line:
 
     def __repr__(self) -> str:
         return html.unescape(re.sub(r"<[^>]+>", "", self.text))
+
+
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield a table for a terminal, a line a row, below a line of headings."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()

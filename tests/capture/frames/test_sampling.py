@@ -9,10 +9,11 @@ import pytest
 
 from vidlab import labelsets
 from vidlab.capture.frames.recorder import SpanRecorder
-from vidlab.capture.frames.sampling import Sampling, fnv1a, is_sampled
+from vidlab.capture.frames.sampling import Sampling, is_sampled
 from vidlab.capture.frames.sources import Source
 from vidlab.capture.frames.stages import stage
 from vidlab.errors import InputError
+from vidlab.hashing import fnv1a
 
 
 def test_the_hash_is_fnv_1a() -> None:
@@ -39,7 +40,7 @@ def test_streams_are_sampled_independently() -> None:
 
 def test_the_decision_is_the_same_in_every_process() -> None:
     code = (
-        "from vidlab.capture.frames.sampling import fnv1a, is_sampled;"
+        "from vidlab.capture.frames.sampling import is_sampled; from vidlab.hashing import fnv1a;"
         "print([n for n in range(300) if is_sampled(fnv1a(b'cam'), n, 0.1)])"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
@@ -54,7 +55,7 @@ def test_a_rate_is_a_share(rate: float) -> None:
 
 
 def test_a_frame_is_recorded_whole_or_not_at_all(recorded) -> None:
-    recorder = SpanRecorder(recorded.writer, "never", {"playback": 0.25})
+    recorder = SpanRecorder(recorded.writer, "never", Sampling({"playback": 0.25}))
     with labelsets.labels(operation="playback"):
         source = Source(recorder, "clip:0", "h264")
         refs = [source.born(0, n, n) for n in range(200)]
@@ -71,7 +72,7 @@ def test_a_frame_is_recorded_whole_or_not_at_all(recorded) -> None:
 
 
 def test_other_operations_are_recorded_all(recorded) -> None:
-    recorder = SpanRecorder(recorded.writer, "never", {"playback": 0.01})
+    recorder = SpanRecorder(recorded.writer, "never", Sampling({"playback": 0.01}))
     with labelsets.labels(operation="transcode"):
         source = Source(recorder, "clip:0", "h264")
         refs = [source.born(0, n, n) for n in range(50)]

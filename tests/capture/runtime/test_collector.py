@@ -14,6 +14,7 @@ import vidlab as vl
 from vidlab.analysis import pauses
 from vidlab.capture.frames import threadstate
 from vidlab.capture.frames.stages import stage
+from vidlab.capture.runtime.collector import Collector
 from vidlab.capture.runtime.engine import Runtime
 from vidlab.clock import now_ns
 
@@ -21,10 +22,11 @@ from vidlab.clock import now_ns
 @pytest.fixture
 def runtime(recorded: Any) -> Any:
     gc.disable()
-    engine = Runtime(**Runtime().parameters())
-    engine.start(recorded.writer)
+    collector = Collector(recorded.writer)
+    collector.start()
+    recorded.collector = collector
     yield recorded
-    engine.stop()
+    collector.stop()
     gc.enable()
 
 
@@ -86,13 +88,11 @@ def test_a_pause_that_cannot_be_written_is_counted(
     def fails(table: str) -> None:
         raise MemoryError
 
-    engine = Runtime()
-    engine.start(runtime.writer)
     monkeypatch.setattr(runtime.writer, "buffer", fails)
     thread = threading.Thread(target=gc.collect)
     thread.start()
     thread.join()
-    engine.stop()
+    runtime.collector.stop()
     assert runtime.writer.losses == {"gc_pauses": 1}
     assert capsys.readouterr().err == ""
 

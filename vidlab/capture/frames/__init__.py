@@ -7,6 +7,8 @@
 `recorder`              `SpanRecorder`: what everything here writes through
 `refs`, `arrays`        `FrameRef`: a frame's identity, and what carries it
 `sources`, `sampling`   where frames are born, and which are recorded
+`adaptive`              the share of frames that follows the machine and the errors
+`exceptional`           frames that adaptive sampling keeps whole
 `pyav`                  PyAV, in place: `decoding`, `encoding`, `opaque`
 `opencv`, `opencv_io`   OpenCV, in place
 `queues`                `queue.Queue` in place; `traced_queue` for the rest

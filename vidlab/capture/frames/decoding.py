@@ -64,6 +64,10 @@ class Inside:
                 return ref
         return None
 
+    def refs(self) -> list[FrameRef]:
+        """Return the frames that are inside."""
+        return [ref for ref, _, _, _ in list(self._frames.values())]
+
     def clear(self) -> None:
         """Note that nothing is inside any more."""
         self._frames.clear()
@@ -113,7 +117,8 @@ class Input:
         base = stream.time_base
         rate = stream.average_rate or stream.guessed_rate
         self.time_base = (base.numerator, base.denominator) if base else (0, 0)
-        self.source = Source(recorder, name, None if ctx is None else ctx.name, given)
+        codec = None if ctx is None else ctx.name
+        self.source = Source(recorder, name, codec, given, float(rate) if rate else None)
         recorder.writer.row(
             "streams",
             labels=self.source.labels(),
@@ -228,6 +233,7 @@ class Demuxing:
             decoder = self._decoders.get(ctx)
             if decoder is None:
                 decoder = self._decoders.add(ctx, Decoder(ctx, self.copy_opaque))
+                self._recorder.holds(decoder.inside)
             ref = user = None
             if packet is not None and packet.size:
                 span.ref = ref = self._packets.read(packet) or self._found(ctx, packet)
@@ -278,6 +284,7 @@ class Demuxing:
         draining = packet is None or not packet.size
         if draining and (error is None or isinstance(error, EOFError)) and decoder.last:
             recorder.event(decoder.last.frame, FLUSHED, self._decode.number)
+            recorder.never_came_out(decoder.inside.refs())
             decoder.inside.clear()
         return result
 

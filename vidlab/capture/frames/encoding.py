@@ -148,6 +148,7 @@ class Muxing:
             encoder = self._encoders.get(ctx)
             if encoder is None:
                 encoder = self._encoders.add(ctx, Encoder(recorder, ctx, self._copy_opaque))
+                recorder.holds(encoder.inside)
             ref = user = None
             if frame is not None:
                 ref = self._frames.read(frame)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from ...errors import InputError
+from ...runs.thinning import ADAPTIVE
 from ..patching import Patches
 from . import ffmpeg, opencv, queues, stages, video
+from .adaptive import Adaptive
 from .pyav import PyAV
 from .recorder import SpanRecorder
 from .sampling import Sampling
 from .spans import Clocks
 from .threadstate import Writer
+
+if TYPE_CHECKING:
+    from ...runs.writer import RunWriter
 
 
 class Frames:
@@ -20,9 +25,10 @@ class Frames:
 
     Parameters
     ----------
-    sampling : Mapping[str, float], optional
-        The share of frames that is recorded, per operation: the value of the label
-        `operation`. By default all.
+    sampling : Mapping[str, float] or Adaptive, optional
+        The share of frames that is recorded: per operation, the value of the label
+        `operation`, and decided as a frame is born; or adaptive, with all frames that went
+        wrong. By default all frames are.
     clocks : {"auto", "always", "never"}
         Whether a stage reads the thread's CPU time and run-queue wait, which takes
         1.3 µs and more. "auto": if it takes more than 100 µs on average.
@@ -36,11 +42,13 @@ class Frames:
     name = "frames"
 
     def __init__(
-        self, sampling: Mapping[str, float] | None = None, clocks: Clocks = "auto"
+        self,
+        sampling: Mapping[str, float] | Mapping[str, Any] | Adaptive | None = None,
+        clocks: Clocks = "auto",
     ) -> None:
         if clocks not in get_args(Clocks):
             raise InputError(f"clocks is one of {', '.join(get_args(Clocks))}, not {clocks!r}")
-        self._sampling = Sampling(sampling or {})
+        self._sampling = _sampling(sampling)
         self._clocks: Clocks = clocks
         self._patches: Patches | None = None
         self._pyav: PyAV | None = None
@@ -48,12 +56,12 @@ class Frames:
 
     def parameters(self) -> dict[str, Any]:
         """Return the keyword arguments that make another one like it."""
-        return {"sampling": self._sampling.rates, "clocks": self._clocks}
+        return {"sampling": self._sampling.parameters(), "clocks": self._clocks}
 
     def start(self, writer: Writer) -> None:
         """Begin to record into this run."""
         patches = Patches()
-        recorder = SpanRecorder(writer, self._clocks, self._sampling.rates)
+        recorder = self._new_recorder(writer)
         self._patches, self._recorder = patches, recorder
         try:
             stages.activate(patches, recorder)
@@ -61,9 +69,17 @@ class Frames:
             patches.set(video, "recorded", self._pyav)
             queues.install(patches, recorder)
             opencv.install(patches, recorder)
+            recorder.start()
         except BaseException:
             self.stop()
             raise
+
+    def _new_recorder(self, writer: Writer) -> SpanRecorder:
+        if isinstance(self._sampling, Sampling):
+            return SpanRecorder(writer, self._clocks, self._sampling)
+        from .exceptional import AdaptiveRecorder  # most programs do without
+
+        return AdaptiveRecorder(cast("RunWriter", writer), self._clocks, self._sampling)
 
     def stop(self) -> None:
         """Leave the program's packages as they were."""
@@ -77,3 +93,11 @@ class Frames:
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
             recorder.close()
+
+
+def _sampling(given: Mapping[str, Any] | Adaptive | None) -> Sampling | Adaptive:
+    if isinstance(given, Adaptive):
+        return given
+    if given and isinstance(given.get(ADAPTIVE), Mapping):  # as a child process is told
+        return Adaptive.from_parameters(given)
+    return Sampling(given or {})

@@ -47,7 +47,8 @@ class _Capture:
         fourcc = int(get(cv2.CAP_PROP_FOURCC)).to_bytes(8, "little", signed=True)
         codec = fourcc.strip(b"\0 \xff").decode("ascii", "ignore")
         self.time_base = _time_base(rate)
-        self.source = Source(recorder, Path(url).name or url, codec or None)
+        nominal = rate if self.time_base[0] else None
+        self.source = Source(recorder, Path(url).name or url, codec or None, nominal_rate=nominal)
         #: The frame that was grabbed last, until it is retrieved.
         self.grabbed: FrameRef | None = None
         size = get(cv2.CAP_PROP_FRAME_WIDTH), get(cv2.CAP_PROP_FRAME_HEIGHT)

@@ -17,6 +17,7 @@ import queue
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,12 @@ class Watch:
         ref = find_ref(item)
         after = None if ref is None else self._recorder.outermost(ref)
         return ref, now_ns() if t_ns is None else t_ns, after
+
+    def frames(self) -> Iterator[FrameRef]:
+        """Yield the frames that wait in it, from the one put first."""
+        for ref, _, _ in list(self._waiting.values()):
+            if ref is not None:
+                yield ref
 
     def withdrawn(self, item: object) -> None:
         """Note that the put failed."""
@@ -257,6 +264,11 @@ class Session:
     def watch(self, watched: Any) -> Watch:
         """Return what is known of this queue."""
         return self._watches.get(id(watched)) or self._new_watch(watched)
+
+    def waiting(self) -> Iterator[FrameRef]:
+        """Yield the frames that wait in queues, in each of them from the one put first."""
+        for watch in list(self._watches.values()):
+            yield from watch.frames()
 
     def created(self, watched: Any, origin: str) -> None:
         """Note where the program made a queue."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from asyncio.events import _get_running_loop as running_loop
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ... import labelsets
 from ...clock import now_ns
@@ -46,6 +46,13 @@ _MOST_STAGES = 1 << 16
 frame_here: ContextVar[FrameRef | None] = ContextVar("vidlab_frame", default=None)
 
 
+class Holding(Protocol):
+    """What has frames inside."""
+
+    def refs(self) -> list[FrameRef]:
+        """Return them."""
+
+
 class SpanRecorder:
     """Writes spans and frame events of one recording; any thread may call it.
 
@@ -55,8 +62,8 @@ class SpanRecorder:
         What the records go to.
     clocks : {"auto", "always", "never"}
         Whether stages read the thread's CPU clock and run-queue wait.
-    sampling : Mapping[str, float], optional
-        The share of frames that is recorded, per operation.
+    sampling : Sampling, optional
+        The share of frames that is recorded; by default all.
 
     Attributes
     ----------
@@ -69,10 +76,10 @@ class SpanRecorder:
         self,
         writer: Writer,
         clocks: Clocks = "auto",
-        sampling: Mapping[str, float] | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         self.writer = writer
-        self.sampling = Sampling(sampling or {})
+        self.sampling = sampling or Sampling({})
         self.local = Local(self)
         self.failures = 0
         self._clocks: Clocks = clocks
@@ -106,6 +113,9 @@ class SpanRecorder:
             with _making:
                 timer = self.timer = self.timer or Timer(self.writer)
         return GpuSpan(kind, ref, self.local.state, timer)
+
+    def start(self) -> None:
+        """Begin what goes on beside the program."""
 
     def close(self) -> None:
         """Write what is still to be written: nothing is recorded any more."""
@@ -306,6 +316,15 @@ class SpanRecorder:
             )
         except Exception:
             self.failed()
+
+    def stream_began(self, stream: int, nominal_rate: float | None) -> None:
+        """Note an input stream by the high bits of its frames' numbers."""
+
+    def holds(self, inside: Holding) -> None:
+        """Note a decoder or encoder that frames can be inside."""
+
+    def never_came_out(self, inside: Iterable[FrameRef]) -> None:
+        """Note frames that were inside a decoder when it had given out all that it would."""
 
     def set_current_frame(self, ref: FrameRef | None) -> None:
         """Note that this thread or task now works on this frame.

@@ -8,6 +8,7 @@ duplicates, a decoder's reference), so a `FrameRef` never changes.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, cast
@@ -17,6 +18,15 @@ import numpy as np
 from ... import labelsets
 from ...schema import UNKNOWN
 from . import arrays
+
+#: After what time, in ns since its demux, a frame of a stream is late, by the high bits of its
+#: number: known while a recording samples adaptively. They cross to other processes with it.
+deadlines: dict[int, int] = {}
+_MOST_DEADLINES = 4096
+
+#: The shortest of them that was ever known.
+NEVER_NS = 1 << 62
+shortest_ns = NEVER_NS
 
 # frame, parent, cpu_ns and runqueue_ns of a record of `spans`.
 _HEAD = struct.Struct("<QQqq")
@@ -97,6 +107,7 @@ class FrameRef(_Fields):
         return _arrived, (
             *(self.frame, self.seq, self.pts, self.dts),
             *(dict(known.values), known.sample_rate, self.t_demux_ns, self.sampled),
+            deadlines.get(self.frame >> 32),
         )
 
 
@@ -144,10 +155,30 @@ def _arrived(
     sample_rate: float,
     t_demux_ns: int,
     sampled: bool,
+    deadline_ns: int | None = None,
 ) -> FrameRef:
     """Return a `FrameRef` that came from another process."""
+    if deadline_ns is not None:
+        set_deadline(frame >> 32, deadline_ns)
     here = labelsets.intern(labels, sample_rate)
     return frame_ref(frame, seq, pts, dts, here, t_demux_ns, sampled)
+
+
+def set_deadline(stream: int, deadline_ns: int) -> None:
+    """Note when frames of a stream are late; of too many streams the oldest is forgotten."""
+    global shortest_ns
+    shortest_ns = min(shortest_ns, deadline_ns)
+    deadlines[stream] = deadline_ns
+    if len(deadlines) > _MOST_DEADLINES:
+        with contextlib.suppress(RuntimeError, StopIteration):  # another thread does so too
+            deadlines.pop(next(iter(deadlines)), None)
+
+
+def forget_deadlines() -> None:
+    """Have no stream's frames be late."""
+    global shortest_ns
+    shortest_ns = NEVER_NS
+    deadlines.clear()
 
 
 class Traced(NamedTuple):

@@ -3,26 +3,16 @@
 A frame is recorded whole or not at all. The decision follows from its stream's name
 and its number alone, so it is the same in every process that meets the frame. What
 is recorded bears its rate in its label set, so that counts and percentiles stay right.
+With `adaptive` sampling that is decided only when it is known what has become of a frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ...errors import InputError
-
-_OFFSET, _PRIME, _MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
-
-
-def fnv1a(data: bytes, state: int = _OFFSET) -> int:
-    """Return the 64-bit FNV-1a hash of `data`, continued from `state`.
-
-    >>> f"{fnv1a(b'a'):x}"
-    'af63dc4c8601ec8c'
-    """
-    for byte in data:
-        state = (state ^ byte) * _PRIME & _MASK
-    return state
+from ...hashing import fnv1a
 
 
 class Sampling:
@@ -46,6 +36,9 @@ class Sampling:
     (0.01, 1.0)
     """
 
+    #: Whether all frames are recorded for now, and those to be kept are chosen afterwards.
+    chooses_later = False
+
     def __init__(self, rates: Mapping[str, float]) -> None:
         for operation, rate in rates.items():
             if not 0 < rate <= 1:
@@ -54,6 +47,13 @@ class Sampling:
                     f"such as 0.01, not {rate!r}"
                 )
         self.rates = {str(operation): float(rate) for operation, rate in rates.items()}
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what makes another one like it, as JSON values."""
+        return dict(self.rates)
+
+    def tell(self, forget: Callable[[], None]) -> None:
+        """Call this method of a source, for as long as there is one, when a rate changes."""
 
     def rate(self, labels: Mapping[str, object]) -> float:
         """Return the share of frames with these labels that is recorded."""

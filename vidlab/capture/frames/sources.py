@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Mapping
 
 from ... import labelsets
+from ...hashing import fnv1a
 from ...labelsets import normalise_codec
 from .recorder import SpanRecorder
 from .refs import FrameRef, frame_ref
-from .sampling import fnv1a, is_sampled
+from .sampling import is_sampled
 
 _numbers = itertools.count()
 
@@ -26,6 +27,8 @@ class Source:
         What the input calls its codec.
     given : Mapping[str, str], optional
         Labels that the program gave to this input: they win over the current ones.
+    nominal_rate : float, optional
+        Frames a second that it should have, if that is known.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Source:
         stream_id: str,
         codec: str | None,
         given: Mapping[str, str] | None = None,
+        nominal_rate: float | None = None,
     ) -> None:
         self._recorder = recorder
         self._defaults = {
@@ -41,11 +45,13 @@ class Source:
             "codec": None if codec is None else normalise_codec(codec),
         }
         self._given = dict(given or {})
+        self._nominal_rate = nominal_rate
         self._process = 0
         self._first_frame = 0
         self._seq = 0
-        # From the current label set to a frame's, its sample rate and the stream's hash.
+        # From the current label set to a frame's, the share that is recorded and the stream's hash.
         self._known: dict[int, tuple[int, float, int]] = {}
+        recorder.sampling.tell(self.forget_rates)
 
     @property
     def first_frame(self) -> int:
@@ -54,6 +60,7 @@ class Source:
         if process != self._process:  # a forked child goes on with streams of its own
             self._process = process
             self._first_frame = process << 52 | (next(_numbers) & 0xFFFFF) << 32
+            self._recorder.stream_began(self._first_frame >> 32, self._nominal_rate)
         return self._first_frame
 
     def labels(self) -> int:
@@ -66,15 +73,21 @@ class Source:
 
     def _born_here(self) -> tuple[int, float, int]:
         here = labelsets.current.get()
-        known = self._known.get(here)
+        all_known = self._known
+        known = all_known.get(here)
         if known is None:
             values = {**self._defaults, **labelsets.get(here).values, **self._given}
-            rate = self._recorder.sampling.rate(values)
-            rate *= labelsets.get(here).sample_rate
+            sampling = self._recorder.sampling
+            rate = sampling.rate(values) * labelsets.get(here).sample_rate
             labels = labelsets.intern(values, rate)
-            known = labels, rate, fnv1a(str(values["stream_id"]).encode())
-            self._known[here] = known
+            share = 1.0 if sampling.chooses_later else rate
+            known = labels, share, fnv1a(str(values["stream_id"]).encode())
+            all_known[here] = known
         return known
+
+    def forget_rates(self) -> None:
+        """Ask for the rates anew: they have changed."""
+        self._known = {}  # another one: a thread may be about to fill in a rate of before
 
     def coming(self, t_demux_ns: int) -> FrameRef:
         """Return the identity of the frame whose read begins at this time, counted as its pts.

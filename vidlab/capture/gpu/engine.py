@@ -6,11 +6,11 @@ import ctypes
 import importlib.util
 import os
 import sys
-import threading
 from types import ModuleType
 from typing import Any
 
 from ...errors import InputError, VidlabError
+from ...runs.background import Background
 from ...schema import DRIVER, POOL
 from ..patching import Patches
 from .devices import libcuda
@@ -126,37 +126,35 @@ class GpuMemory:
         self._borrowing = Borrowing(cupy, tracker)
         self._borrowing.start(patches)
         self._watch = _Watch(tracker, pool)
-        self._watch.start()
 
 
-class _Watch(threading.Thread):
+class _Watch:
     """Sees to it that the program's allocator is recorded, even if it was set behind our back."""
 
     def __init__(self, tracker: Tracker, pool: PoolLevel) -> None:
-        super().__init__(name="vidlab-gpu-memory", daemon=True)
         self._tracker = tracker
         self._pool = pool
-        self._over = threading.Event()
+        self._background = Background(self._look, _INTERVAL_S, "vidlab-gpu")
+        self._background.start()
+        self._pid = os.getpid()
 
-    def run(self) -> None:
-        while not self._over.wait(_INTERVAL_S):
-            try:
-                if not self._pool.check():
-                    self._tracker.finding(
-                        "allocator_replaced",
-                        "the program has set CuPy's allocator by a function that it kept from "
-                        "before the recording: it is recorded from now on, and what it "
-                        f"handed out in up to {_INTERVAL_S:g} s before is not",
-                        severity="info",
-                    )
-            except Exception:
-                self._tracker.failure()
+    def _look(self) -> None:
+        try:
+            if not self._pool.check():
+                self._tracker.finding(
+                    "allocator_replaced",
+                    "the program has set CuPy's allocator by a function that it kept from "
+                    "before the recording: it is recorded from now on, and what it "
+                    f"handed out in up to {_INTERVAL_S:g} s before is not",
+                    severity="info",
+                )
+        except Exception:
+            self._tracker.failure()
 
     def end(self) -> None:
-        """End the thread."""
-        self._over.set()
-        if self.is_alive():
-            self.join(timeout=5)
+        """End the thread, which a forked child does not have."""
+        if os.getpid() == self._pid:
+            self._background.stop(patience_s=5.0)
 
 
 def _what_is_missing() -> str | None:

@@ -1,0 +1,1 @@
+"""Wire formats, bytes in and out: no knowledge of runs."""
