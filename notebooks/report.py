@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -37,8 +39,10 @@ from vidlab.analysis import (
     throughput,
 )
 from vidlab.workbench import renderer, tables
+from vidlab.workbench.health_section import HealthSection
 from vidlab.workbench.kernel_section import KernelSection
 from vidlab.workbench.memory_section import MemorySection
+from vidlab.workbench.profile_section import ProfileSection
 from vidlab.workbench.slices import Slice
 from vidlab.workbench.verdict import verdict
 
@@ -235,6 +239,68 @@ kernel.by_connection()
 
 # %%
 kernel.probes()
+
+# %%
+profile = ProfileSection(part)  # nor one on profiles
+profile.section()
+
+# %%
+profile.by_label()
+
+# %%
+profile.by_stage()
+
+# %%
+profile.by_thread()
+
+# %%
+profile.flame()
+
+# %%
+profile.difference()
+
+# %%
+profile.slow()
+
+# %%
+profile.slowest()
+
+# %%
+profile.memory()
+
+# %%
+profile.pushes()
+
+# %%
+health = HealthSection(part)  # nor one on the runtime
+health.section()
+
+# %%
+health.told()
+
+# %%
+health.beyond()
+
+# %%
+health.timeline()
+
+# %%
+health.scheduling()
+
+# %%
+health.wakeups()
+
+# %%
+health.threads()
+
+# %%
+health.tasks()
+
+# %%
+health.holders()
+
+# %%
+health.metrics()
 
 # %% [markdown]
 # ## Exact percentiles

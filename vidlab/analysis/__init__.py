@@ -26,6 +26,17 @@ returns them, and know nothing of runs, files or charts:
 * `decodetimes`: how much of decoding is FFmpeg's own time?
 * `connections`: whose TCP connections, and how long were their round trips?
 * `metrics`: what did the kernel count without an event each?
+* `health`: what did the interpreter, its threads, its tasks and its heap do wrong?
+* `scheduling`: how long did threads wait for a CPU?
+* `wakeups`: how long does Python wait for the GIL, and who holds it?
+* `loops`: how late do event loops run, and what blocks them?
+* `threads`: which threads and tasks are there, and which task never ends?
+* `accumulation`: which caches, queues and context variables grow without end?
+* `heap`: which lines of the program hold host memory?
+* `trends`: how do the metrics of runtime health go?
+* `cpu`: how much CPU time did each label take, exactly, and by samples?
+* `profiles`: where does CPU time or memory go, by label and stack, and what is different?
+* `labelcosts`: what does each label key cost, and what did rules do to it?
 
 Moments are columns `t_…ns`, durations other columns `…_ns`: Int64 nanoseconds.
 """
@@ -38,17 +49,23 @@ except ImportError as error:
     raise missing_extra("polars", "workbench") from error
 
 from . import (
+    accumulation,
     bill,
     closure,
     connections,
+    cpu,
     decodetimes,
     flame,
     fragmentation,
+    health,
+    heap,
     holdups,
     kernel,
+    labelcosts,
     latency,
     leaks,
     livesets,
+    loops,
     losses,
     memory,
     memory_graph,
@@ -56,25 +73,36 @@ from . import (
     offcpu,
     pauses,
     pointers,
+    profiles,
     queues,
+    scheduling,
     silences,
     startup,
     stutter,
+    threads,
     throughput,
+    trends,
+    wakeups,
 )
 
 __all__ = [
+    "accumulation",
     "bill",
     "closure",
     "connections",
+    "cpu",
     "decodetimes",
     "flame",
     "fragmentation",
+    "health",
+    "heap",
     "holdups",
     "kernel",
+    "labelcosts",
     "latency",
     "leaks",
     "livesets",
+    "loops",
     "losses",
     "memory",
     "memory_graph",
@@ -82,9 +110,14 @@ __all__ = [
     "offcpu",
     "pauses",
     "pointers",
+    "profiles",
     "queues",
+    "scheduling",
     "silences",
     "startup",
     "stutter",
+    "threads",
     "throughput",
+    "trends",
+    "wakeups",
 ]

@@ -27,15 +27,7 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
         """,
     )
     arguments.add_run(health)
-    health.add_argument(
-        "--threshold",
-        type=arguments.threshold,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="from when on something is worth a word (see vl.analysis.thresholds.Thresholds); "
-        "may be given again",
-    )
+    arguments.add_thresholds(health)
     arguments.add_json(health)
     metrics = verb(
         "metrics",
@@ -66,17 +58,10 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _health(options: argparse.Namespace) -> int:
-    from ..analysis import health
-    from ..analysis.thresholds import Thresholds
+    from ..workbench.health_summary import HealthSummary
 
-    found = health.verdicts(vidlab.open_run(options.run), Thresholds(**dict(options.threshold)))
-    if options.json:
-        print(json.dumps(found.to_dicts(), indent=2))
-    elif found.height:
-        for row in found.iter_rows(named=True):
-            print(f"{row['severity']:<8} {row['kind']}: {row['message']}")
-    else:
-        print(f"{options.run}: nothing that is worth a word")
+    found = HealthSummary(vidlab.open_run(options.run), arguments.thresholds(options))
+    print(json.dumps(found.facts(), indent=2) if options.json else found)
     return 0
 
 

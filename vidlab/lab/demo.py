@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from ..capture.engine import Engine
 from ..capture.frames.engine import Frames
 from ..capture.gpu.devices.sampler import GpuSampler
 from ..capture.gpu.engine import GpuMemory
+from ..capture.profiles.engine import Profiles
 from ..capture.runtime.engine import Runtime
 from ..errors import VidlabError
 from ..progress import progress
@@ -56,7 +58,7 @@ def planted(seconds: float) -> list[Fault]:
             stream_id="cam-4",
             stage="encode",
             begins_s=0.1 * seconds,
-            ends_s=0.35 * seconds,
+            ends_s=0.45 * seconds,
         ),
         Fault(faults.GC_STALL, begins_s=0.5 * seconds, ends_s=0.5 * seconds + 0.3),
         Fault(faults.GIL_HOG, begins_s=0.7 * seconds, ends_s=0.7 * seconds + 1.0),
@@ -142,7 +144,7 @@ def run_demo(
     sources = _own(inputs, seconds) if inputs else _made(seconds)
     longest = max(float(source.frame_count / source.rate) for source in sources)
     device, why_not = _device()
-    engines: list[Engine] = [Frames(), Runtime()]
+    engines: list[Engine] = [Frames(), Runtime(), *_profilers()]
     faults_here = [] if inputs else planted(longest)
     if device:
         engines += [GpuMemory(), GpuSampler()]
@@ -171,6 +173,11 @@ def run_demo(
         faults_here,
         matched(faults_here, causes, saboteur.t_start_ns),
     )
+
+
+def _profilers() -> list[Engine]:
+    """Return the engine of CPU profiles, if what it needs is installed."""
+    return [Profiles()] if importlib.util.find_spec("pyroscope") else []
 
 
 def _device() -> tuple[str | None, str]:

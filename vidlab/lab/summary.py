@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from ..analysis import closure, latency, losses
+from ..analysis import closure, cpu, health, latency, losses
 from ..runs.run import Run
 from .diagnosis import Cause
 
@@ -17,6 +17,9 @@ MOST_STREAMS = 4
 MOST_PLACES, LEAST_SHARE = 2, 0.1
 
 _BY = ["stream_id", "codec"]
+
+#: Verdicts on the runtime that are told; the rest is counted.
+MOST_VERDICTS = 3
 
 #: How a span's kind reads before the stage or queue.
 _WAYS = {
@@ -54,7 +57,35 @@ def summary(run: Run, causes: list[Cause]) -> list[str]:
     if causes:
         lines.append("why, by the analyses:")
         lines += [f"  - {cause.sentence}" for cause in causes]
-    return lines
+    return [*lines, *_runtime(run), *_cpu(run)]
+
+
+def _runtime(run: Run) -> list[str]:
+    """What the interpreter, its threads and its heap did: the worst of it."""
+    found = health.verdicts(run)
+    if not found.height:
+        return []
+    rest = found.height - MOST_VERDICTS
+    return [
+        "what the runtime did:",
+        *(f"  - {message}" for message in found["message"].head(MOST_VERDICTS)),
+        *([f"  and {rest} more: vidlab health {run.path}"] if rest > 0 else []),
+    ]
+
+
+def _cpu(run: Run) -> list[str]:
+    """Where CPU time went: the stages and codecs that took most, by the threads' own clocks."""
+    took = cpu.by_label(run.scan("spans"), run.scan("profile_samples"), ["stage", "codec"])
+    own = took.filter(pl.col("stage").is_not_null(), pl.col("in_stages_ns") > 0)
+    total = int(own["in_stages_ns"].sum())
+    if not total or not own["samples"].sum():
+        return []
+    most = own.sort("in_stages_ns", descending=True).head(MOST_PLACES + 1)
+    places = (
+        f"{row['stage']} of {row['codec'] or 'no codec'} {row['in_stages_ns'] / total:.0%}"
+        for row in most.iter_rows(named=True)
+    )
+    return [f"CPU time of stages, {total / 1e9:.1f} s: {', '.join(places)}"]
 
 
 def _headline(run: Run, frames: pl.DataFrame, deadline_ms: float | None) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import sizes
-from ..analysis.thresholds import Thresholds
 from ..capture.frames.adaptive import Adaptive
 from ..capture.runtime.profiles import PROFILES
+from ..errors import InputError
 from ..labelrules import LabelRules
+
+if TYPE_CHECKING:
+    from ..analysis.thresholds import Thresholds
 
 
 def add_recording(parser: argparse.ArgumentParser) -> None:
@@ -68,17 +72,19 @@ def add_label_rules(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what becomes of label values: see `LabelRules`."""
     parser.add_argument(
         "--label-budget",
-        type=int,
+        type=count,
         default=LabelRules.budget,
         metavar="N",
-        help="distinct values of a label; further ones are put together (%(default)s)",
+        help="distinct values of a label in a process; further ones are put together in 64 "
+        "buckets (%(default)s)",
     )
     parser.add_argument(
         "--redact",
         action="append",
         default=[],
         metavar="KEY",
-        help="keep this label's values out of the run; may be given again",
+        help="keep this label's values out of the run; what the program's arguments or a "
+        "stream's URL say stays; may be given again",
     )
     parser.add_argument(
         "--drop-label",
@@ -92,7 +98,9 @@ def add_label_rules(parser: argparse.ArgumentParser) -> None:
 def label_rules(options: argparse.Namespace) -> LabelRules:
     """Return the rules that these options come to."""
     return LabelRules(
-        budget=options.label_budget, redact=tuple(options.redact), drop=tuple(options.drop_label)
+        budget=options.label_budget,
+        redact=tuple(dict.fromkeys(options.redact)),
+        drop=tuple(dict.fromkeys(options.drop_label)),
     )
 
 
@@ -102,6 +110,41 @@ def sampling(options: argparse.Namespace) -> dict[str, float] | Adaptive:
         shares: dict[str, float] = options.sampling
         return shares
     return Adaptive(base=options.adaptive, busy=min(Adaptive.busy, options.adaptive))
+
+
+def add_thresholds(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says from when on something about the runtime is worth a word."""
+    parser.add_argument(
+        "--threshold",
+        type=threshold,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="from when on something is worth a word; may be given again; a name that there is "
+        "not shows those that there are",
+    )
+
+
+def thresholds(options: argparse.Namespace) -> Thresholds:
+    """Return the thresholds that these options come to. InputError if there is no such one."""
+    from ..analysis.thresholds import Thresholds  # of polars, which a recording does without
+
+    known = {field.name: field.default for field in dataclasses.fields(Thresholds)}
+    values: dict[str, float] = {}
+    for name, text in options.threshold:
+        if name not in known:
+            all_of_them = ", ".join(f"{one}={value}" for one, value in known.items())
+            raise InputError(f"there is no threshold {name!r}: there are {all_of_them}")
+        try:
+            values[name] = _like(known[name], text)
+        except ValueError as error:
+            raise InputError(f"the threshold {name} is such as {known[name]}: {error}") from error
+    return Thresholds(**values)  # type: ignore[arg-type]  # each of its own kind, by `_like`
+
+
+def _like(default: object, text: str) -> float:
+    """Read a number of the kind of the default: whole ones may be sizes. ValueError if none."""
+    return sizes.parse(text) if isinstance(default, int) else float(text)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -188,18 +231,21 @@ def share(text: str) -> float:
     return known
 
 
-def threshold(text: str) -> tuple[str, float]:
-    """Read name=value, of a threshold that there is."""
-    name, value = pair(text)
-    known = [field.name for field in dataclasses.fields(Thresholds)]
-    if name not in known:
+def threshold(text: str) -> tuple[str, str]:
+    """Read name=value, of a threshold."""
+    name, equals, value = text.partition("=")
+    if not (equals and name and value):
         raise argparse.ArgumentTypeError(
-            f"there is no threshold {name!r}: there are {', '.join(known)}"
+            f"{text!r} is not of the form name=value, as delay_p99_ms=5 is"
         )
-    try:
-        return name, float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{value!r} is no number, as {name} is") from None
+    return name, value
+
+
+def count(text: str) -> int:
+    """Read a whole number, 0 or more."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, as 500 is")
+    return int(text)
 
 
 def size(text: str) -> int:

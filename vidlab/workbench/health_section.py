@@ -27,10 +27,9 @@ from ..charts import scheduling as scheduling_charts
 from ..charts import sizes
 from ..charts import tasks as task_charts
 from ..charts import trends as trend_charts
-from .kernel_section import Section
 from .slices import Slice
 from .tables import Table
-from .text import Line
+from .text import Line, Section
 
 #: What a run without runtime health shows.
 NOTHING = (

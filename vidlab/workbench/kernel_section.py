@@ -27,7 +27,7 @@ from ..charts import sizes
 from ..schema.kernel import PREFIX
 from .slices import Slice
 from .tables import Table
-from .text import Line
+from .text import Line, Section
 
 #: What a run without kernel events shows.
 NOTHING = (
@@ -46,17 +46,6 @@ _BINS = 120
 
 #: Rows of a table of probes: those that were hit.
 _PROBES = 25
-
-
-class Section(Line):
-    """The heading of a section that only some reports have, and a line below it."""
-
-    def __init__(self, heading: str, text: str) -> None:
-        super().__init__(text)
-        self.heading = heading
-
-    def _repr_html_(self) -> str:
-        return f"<h2>{html.escape(self.heading)}</h2>{super()._repr_html_()}"
 
 
 class KernelSection:

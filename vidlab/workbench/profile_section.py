@@ -13,10 +13,9 @@ from ..charts import cpu as cpu_charts
 from ..charts import profiles as profile_charts
 from ..charts import sizes
 from ..runs.run import Run
-from .kernel_section import Section
 from .slices import Slice
 from .tables import Table
-from .text import Line
+from .text import Line, Section
 
 #: What a run without profiles shows.
 NOTHING = (

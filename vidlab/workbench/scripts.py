@@ -67,8 +67,11 @@ class Recorded:
             return f"recorded {self.path}, not yet finished: vidlab compact {self.path}"
         frames = self.manifest.tables["frames"].rows
         told = f"recorded {self.path}, {frames:,} frames: vidlab report {self.path}"
-        if KernelEvents.name in {engine.name for engine in self.manifest.engines}:
+        engines = {engine.name for engine in self.manifest.engines}
+        if KernelEvents.name in engines:
             told += self._kernel_events()
+        if Profiles.name in engines:
+            told += self._profiles()
         return told
 
     def _kernel_events(self) -> str:
@@ -80,6 +83,25 @@ class Recorded:
         return (
             f"\n{refusal(run) or f'{events(run):,} kernel events: the notebook 04_kernel_events'}"
         )
+
+    def _profiles(self) -> str:
+        """Return how often the profiler looked, or why it did not, in lines of their own."""
+        import polars as pl
+
+        from ..runs.run import open_run
+
+        run = open_run(self.path)
+        samples = run.scan("profile_samples").filter(pl.col("type").cast(pl.String) == "cpu")
+        count = samples.select(pl.col("samples").sum()).collect().item()
+        if count:
+            return f"\n{count:,} samples of the CPU: the notebook 05_profiles"
+        of_ours = (
+            pl.col("evidence").cast(pl.String).str.json_path_match("$.engine") == Profiles.name
+        )
+        failed = run.scan("findings").filter(of_ours).select(pl.col("message").cast(pl.String))
+        why = failed.unique(maintain_order=True).collect()["message"].to_list()
+        told = "; ".join(why) or "the program was not on a CPU for long enough"
+        return f"\nno profiles were recorded: {told}"
 
 
 def record_script(

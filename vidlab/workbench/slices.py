@@ -14,7 +14,13 @@ _MADE_OF = {"frames": ("frames", "frame_events")}
 
 #: Tables whose rows are about a whole process, or a stream that was opened: labels that
 #: follow a frame don't narrow them.
-_WHOLE = {"gc_pauses": (), "streams": ("stream_id", "codec")}
+_WHOLE = {
+    **dict.fromkeys(
+        ("gc_pauses", "host_allocations", "loop_delays", "objects", "runtime_metrics", "tasks"), ()
+    ),
+    **dict.fromkeys(("thread_waits", "threads", "wakeups"), ()),
+    "streams": ("stream_id", "codec"),
+}
 
 
 @dataclass(frozen=True)
