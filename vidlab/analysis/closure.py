@@ -28,9 +28,14 @@ ENOUGH = 10
 
 _CAUSE = ("stage", "kind")
 _LABELS = ("stream_id", "codec", "gpu")
+_PARTS = ("reorder_ns", "queue_ns", "encoder_lag_ns", "service_ns", "residual_ns")
 _DURATIONS = ("total_ns", "typical_ns", "excess_ns", "cpu_ns", "runqueue_ns")
 _UNCOVERED = (pl.lit(UNACCOUNTED).alias("stage"), pl.lit(RESIDUAL).alias("kind"))
-_ALL = "all frames"  # a column that is the same for every frame: the group of the whole run
+# Columns of our own. One is the same for every frame: the group of the whole run.
+_ALL, _FRAMES, _PLACES = "all frames", "frames of the group", "places in the sample"
+
+# As many places as are summed up may come out a hair beyond a half.
+_HALF = 0.5 * (1 - 1e-12)
 
 
 def closure(frames: AnyTable, spans: AnyTable) -> pl.DataFrame:
@@ -48,7 +53,8 @@ def closure(frames: AnyTable, spans: AnyTable) -> pl.DataFrame:
     polars.DataFrame
         `frame`, `stream_id`, `codec`, `gpu`, `t_demux_ns`, `t_done_ns`, `end_to_end_ns`,
         and its parts `reorder_ns`, `queue_ns`, `encoder_lag_ns`, `service_ns` and
-        `residual_ns`, whose sum it is. Sorted by `t_demux_ns`.
+        `residual_ns`, whose sum it is; and `sample_rate`, if the frames have it. Sorted by
+        `t_demux_ns`.
 
     Examples
     --------
@@ -64,9 +70,9 @@ def closure(frames: AnyTable, spans: AnyTable) -> pl.DataFrame:
     >>> closure(frames, spans).select("queue_ns", "service_ns", "residual_ns").row(0)
     (30, 55, 5)
     """
-    whole = tables.delivered(frames, ["frame", *_LABELS]).select(
-        "frame", *_LABELS, "t_demux_ns", "t_done_ns", "end_to_end_ns"
-    )
+    delivered = tables.delivered(frames, ["frame", *_LABELS])
+    rate = ["sample_rate"] if tables.has(delivered, "sample_rate") else []
+    whole = delivered.select("frame", *_LABELS, "t_demux_ns", "t_done_ns", "end_to_end_ns", *rate)
     spent = _spent(spans, whole.select("frame", "t_done_ns"))
     kind = pl.col("kind").cast(pl.String)
     parts = spent.group_by("frame").agg(
@@ -82,12 +88,37 @@ def closure(frames: AnyTable, spans: AnyTable) -> pl.DataFrame:
             - pl.sum_horizontal(f"{name}_ns" for name in SPAN_KINDS)
         )
     )
-    order = ("reorder_ns", "queue_ns", "encoder_lag_ns", "service_ns", "residual_ns")
+    times = ("t_demux_ns", "t_done_ns", "end_to_end_ns", *_PARTS)
     return (
-        result.select("frame", *_LABELS, "t_demux_ns", "t_done_ns", "end_to_end_ns", *order)
+        result.select("frame", *_LABELS, *times, *rate)
         .sort("t_demux_ns", "frame")
         .collect(engine="streaming")
     )
+
+
+def means(closed: AnyTable, by: str | Sequence[str] = ("stream_id", "codec")) -> pl.DataFrame:
+    """Return where the time of an average frame went.
+
+    Parameters
+    ----------
+    closed : polars.LazyFrame or polars.DataFrame
+        What `closure` returned. A sampled frame counts for all that it stands for.
+    by : str or sequence of str
+
+    Returns
+    -------
+    polars.DataFrame
+        `by`, `frames`, and the means of `end_to_end_ns` and its parts, Float64; sorted by `by`.
+    """
+    keys = tables.names(by)
+    table = tables.lazy(closed, "frames", [*keys, "end_to_end_ns", *_PARTS])
+    weight = pl.col(tables.WEIGHT)
+    sums = [
+        tables.whole_number(weight.sum()).alias("frames"),
+        *((pl.col(name) * weight).sum() / weight.sum() for name in ("end_to_end_ns", *_PARTS)),
+    ]
+    found = tables.weighted(table).with_columns(pl.lit(0).alias(_ALL)).group_by(*keys, _ALL)
+    return tables.plain(found.agg(sums).drop(_ALL).collect()).sort(keys or "frames")
 
 
 def by_cause(
@@ -252,10 +283,10 @@ def _totals(late: pl.LazyFrame, spans: AnyTable, group: list[str]) -> pl.LazyFra
 
 
 def _per_frame(frames: pl.LazyFrame, spans: AnyTable, group: list[str]) -> pl.LazyFrame:
-    """What each of these frames spent on each cause: `spent_ns`."""
+    """What each of these frames spent on each cause: `spent_ns`, and the frame's weight."""
     stages = (
-        _spent(spans, frames.select("frame", "t_done_ns", *group))
-        .group_by("frame", *group, *_CAUSE)
+        _spent(spans, frames.select("frame", "t_done_ns", tables.WEIGHT, *group))
+        .group_by("frame", *group, tables.WEIGHT, *_CAUSE)
         .agg(pl.col("duration_ns").sum().alias("spent_ns"))
         .pipe(tables.as_text, _CAUSE)
         .collect(engine="streaming")
@@ -263,27 +294,54 @@ def _per_frame(frames: pl.LazyFrame, spans: AnyTable, group: list[str]) -> pl.La
     )
     covered = stages.group_by("frame").agg(pl.col("spent_ns").sum())
     rest = frames.join(covered, on="frame", how="left").select(
-        "frame", *group, *_UNCOVERED, pl.col("end_to_end_ns") - pl.col("spent_ns").fill_null(0)
+        "frame",
+        *group,
+        tables.WEIGHT,
+        *_UNCOVERED,
+        pl.col("end_to_end_ns") - pl.col("spent_ns").fill_null(0),
     )
     return pl.concat([stages, rest.rename({"end_to_end_ns": "spent_ns"})], how="vertical_relaxed")
 
 
 def _typical(spent: pl.LazyFrame, frames: pl.LazyFrame, group: list[str]) -> pl.LazyFrame:
     """The median of what a frame spent, by group and cause: `typical_ns`."""
-    of_group = frames.group_by(group).agg(pl.len().cast(pl.Int64).alias("frames"))
+    of_group = frames.group_by(group).agg(pl.col(tables.WEIGHT).sum().alias(_FRAMES))
+    weight = pl.col(tables.WEIGHT)
     # Frames without a row spent nothing: they take the lowest ranks.
-    among = pl.col("frames").first()
-    index = (among + 1) // 2 - 1 - (among - pl.len().cast(pl.Int64))
-    median = pl.col("spent_ns").sort().get(pl.max_horizontal(index, 0))
+    among = pl.col(_FRAMES).first()
+    before = among - weight.sum()
+    below = (before + weight.cum_sum() < among * _HALF).sum()
     return (
         spent.join(of_group, on=group, nulls_equal=True)
-        .group_by(*group, *_CAUSE)
-        .agg(pl.when(index >= 0).then(median).otherwise(0).alias("typical_ns"))
+        .sort("spent_ns")
+        .group_by(*group, *_CAUSE, maintain_order=True)
+        .agg(
+            pl.when(before < among * _HALF)
+            .then(pl.col("spent_ns").get(pl.min_horizontal(below, pl.len().cast(pl.Int64) - 1)))
+            .otherwise(0)
+            .alias("typical_ns")
+        )
     )
 
 
 def _evenly(frames: pl.LazyFrame, group: list[str]) -> pl.LazyFrame:
-    """Up to `SAMPLE` frames of each group, evenly spaced in time."""
-    place = pl.col("t_demux_ns").rank("ordinal").over(group).cast(pl.Int64)
-    among = pl.len().over(group)
-    return frames.filter(place * SAMPLE // among != (place - 1) * SAMPLE // among)
+    """Up to `SAMPLE` frames of each group, evenly spaced among all that there were.
+
+    A sampled frame takes the places of all that it stands for; of a group with more frames
+    than `SAMPLE` its weight is then the number of the places in the sample that it has.
+    """
+    weight = pl.col(tables.WEIGHT)
+    last = weight.cum_sum().over(group, order_by="t_demux_ns")
+    among = weight.sum().over(group)
+    places = _place(last, among) - _place(last - weight, among)
+    return (
+        frames.with_columns(pl.when(among > SAMPLE).then(places).otherwise(weight).alias(_PLACES))
+        .filter(pl.col(_PLACES) > 0)
+        .with_columns(pl.col(_PLACES).alias(tables.WEIGHT))
+        .drop(_PLACES)
+    )
+
+
+def _place(number: pl.Expr, among: pl.Expr) -> pl.Expr:
+    # A hair more, for sums that come out just short of a whole number.
+    return (number * SAMPLE / among + 1e-9).floor()

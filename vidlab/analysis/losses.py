@@ -27,8 +27,9 @@ def fates(frames: AnyTable, by: str | Sequence[str] = _LABELS) -> pl.DataFrame:
     polars.DataFrame
         `by`, `frames`, one column a fate (`delivered`, `duplicated`, `dropped`, `corrupt`,
         `cancelled`, `unfinished`), `reordered` (frames that came out of the decoder after
-        one that was sent later: normal for B-frames), and `lost_share`: of dropped, corrupt
-        and cancelled frames among those that have come to an end.
+        one that was sent later: normal for B-frames; null where only a sample of frames was
+        recorded, whose neighbours are unknown), and `lost_share`: of dropped, corrupt and
+        cancelled frames among those that have come to an end.
 
     Examples
     --------
@@ -54,7 +55,7 @@ def fates(frames: AnyTable, by: str | Sequence[str] = _LABELS) -> pl.DataFrame:
                 pl.when(fate == name).then(weight).otherwise(0.0).sum().alias(name)
                 for name in FATES
             ),
-            pl.when("reordered").then(weight).otherwise(0.0).sum().alias("reordered"),
+            pl.when((weight == 1.0).all()).then(pl.col("reordered").sum()).alias("reordered"),
         )
         .with_columns(lost_share=pl.when(ended > 0).then((ended - delivered) / ended))
         .select(*keys, *map(tables.whole_number, map(pl.col, numbers)), "lost_share")
@@ -99,7 +100,7 @@ def by_stage(frames: AnyTable, by: str | Sequence[str] = _LABELS) -> pl.DataFram
     )
 
 
-def gops(frames: AnyTable) -> pl.DataFrame:
+def gops(frames: AnyTable, kept_frames: AnyTable | None = None) -> pl.DataFrame:
     """Return each lost key frame with the frames after it that were lost as well.
 
     A key frame whose packet is dropped before the decoder, or corrupt, takes along the
@@ -111,6 +112,8 @@ def gops(frames: AnyTable) -> pl.DataFrame:
     ----------
     frames : polars.LazyFrame or polars.DataFrame
         The table `frames`.
+    kept_frames : polars.LazyFrame or polars.DataFrame, optional
+        The table `kept_frames`, of a recording with adaptive sampling.
 
     Returns
     -------
@@ -121,19 +124,15 @@ def gops(frames: AnyTable) -> pl.DataFrame:
     """
     columns = ("frame", "seq", "key", "fate", "lost_at", "t_demux_ns", "t_decoded_ns")
     table = tables.lazy(frames, "frames", [*columns, *_LABELS])
-    if tables.has(table, "sample_rate"):
-        table = table.filter(pl.col("sample_rate") == 1)
+    table = tables.recorded_whole(table, tables.opened(), kept_frames)
     fate = pl.col("fate")
     broken = (fate == "corrupt") | (
         fate.is_in(("dropped", "cancelled")) & pl.col("t_decoded_ns").is_null()
     )
-    # The upper half of a frame's number names the stream as it was opened: a file that
-    # is opened twice starts anew.
-    opened = pl.col("frame") // (1 << 32)
     key = pl.col("key").fill_null(value=False)
     return (
         tables.as_text(table, ["fate", "lost_at", *_LABELS])
-        .with_columns(broken=broken, key=key, opened=opened)
+        .with_columns(broken=broken, key=key, opened=tables.opened())
         .sort("opened", "seq")
         # A run ends before a frame that was not lost, and before the next key frame.
         .with_columns(run=(~pl.col("broken") | pl.col("key")).cum_sum().over("opened"))

@@ -20,7 +20,7 @@ WINDOW, FEWEST = 30, 5
 BEYOND_NS = 150_000_000
 
 
-def intervals(frames: AnyTable) -> pl.DataFrame:
+def intervals(frames: AnyTable, kept_frames: AnyTable | None = None) -> pl.DataFrame:
     """Return the time between one delivered frame and the next, for each stream.
 
     Streams of which only a sample of frames was recorded are left out: their neighbours
@@ -30,6 +30,8 @@ def intervals(frames: AnyTable) -> pl.DataFrame:
     ----------
     frames : polars.LazyFrame or polars.DataFrame
         The table `frames`.
+    kept_frames : polars.LazyFrame or polars.DataFrame, optional
+        The table `kept_frames`, of a recording with adaptive sampling.
 
     Returns
     -------
@@ -38,7 +40,8 @@ def intervals(frames: AnyTable) -> pl.DataFrame:
         one before; null for the first), `mean_ns` (of up to 30 intervals) and `freeze`
         Boolean. By stream and time.
     """
-    table = _whole(tables.delivered(frames, ["frame", "stream_id", "codec"]))
+    delivered = tables.delivered(frames, ["frame", "stream_id", "codec"])
+    table = tables.recorded_whole(delivered, pl.col("stream_id"), kept_frames)
     return (
         tables.as_text(
             table.select("stream_id", "codec", "frame", "t_done_ns"), ["stream_id", "codec"]
@@ -62,13 +65,13 @@ def intervals(frames: AnyTable) -> pl.DataFrame:
     )
 
 
-def freezes(frames: AnyTable) -> pl.DataFrame:
+def freezes(frames: AnyTable, kept_frames: AnyTable | None = None) -> pl.DataFrame:
     """Return each freeze: `stream_id`, `codec`, `t_ns` (its start), `duration_ns`, `frame`.
 
     `frame` is the one that ended it. By time.
     """
     return (
-        intervals(frames)
+        intervals(frames, kept_frames)
         .filter("freeze")
         .select(
             "stream_id",
@@ -81,13 +84,17 @@ def freezes(frames: AnyTable) -> pl.DataFrame:
     )
 
 
-def by_stream(frames: AnyTable, streams: AnyTable) -> pl.DataFrame:
+def by_stream(
+    frames: AnyTable, streams: AnyTable, kept_frames: AnyTable | None = None
+) -> pl.DataFrame:
     """Return how evenly each stream came out, against its nominal rate.
 
     Parameters
     ----------
     frames, streams : polars.LazyFrame or polars.DataFrame
         The tables of these names.
+    kept_frames : polars.LazyFrame or polars.DataFrame, optional
+        The table `kept_frames`, of a recording with adaptive sampling.
 
     Returns
     -------
@@ -112,7 +119,7 @@ def by_stream(frames: AnyTable, streams: AnyTable) -> pl.DataFrame:
     )
     interval = pl.col("interval_ns")
     known = (
-        intervals(frames)
+        intervals(frames, kept_frames)
         .lazy()
         .group_by(keys)
         .agg(
@@ -136,11 +143,4 @@ def by_stream(frames: AnyTable, streams: AnyTable) -> pl.DataFrame:
         .select(*keys, "delivered", "nominal_ns", pl.exclude(*keys, "delivered", "nominal_ns"))
         .sort(keys)
         .collect()
-    )
-
-
-def _whole(frames: pl.LazyFrame) -> pl.LazyFrame:
-    """Only the frames of streams that were recorded whole."""
-    return (
-        frames.filter(pl.col("sample_rate") == 1) if tables.has(frames, "sample_rate") else frames
     )

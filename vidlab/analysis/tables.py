@@ -29,6 +29,9 @@ DELIVERED = ("delivered", "duplicated")
 
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
+# A column of our own: no label, being an identifier, is called so.
+_STREAM = "the stream"
+
 
 @cache
 def _types(table: str) -> dict[str, Any]:
@@ -107,6 +110,42 @@ def weighted(table: pl.LazyFrame) -> pl.LazyFrame:
     """Return the table with the column `WEIGHT`, 1 / sample_rate."""
     weight = 1.0 / pl.col("sample_rate") if has(table, "sample_rate") else pl.lit(1.0)
     return table.with_columns(weight.alias(WEIGHT))
+
+
+def recorded_whole(
+    frames: pl.LazyFrame, stream: pl.Expr, kept_frames: AnyTable | None = None
+) -> pl.LazyFrame:
+    """Return only the frames of streams of which every frame was recorded.
+
+    Of others, what came between two recorded frames is unknown. A stream is one of these if
+    any of its frames stands for more than itself, or was kept for what became of it.
+
+    Parameters
+    ----------
+    frames : polars.LazyFrame
+        Of the table `frames`, with all frames of each stream.
+    stream : polars.Expr
+        What names a frame's stream: a column or more that `kept_frames` has too.
+    kept_frames : polars.LazyFrame or polars.DataFrame, optional
+        The table `kept_frames`: needed only for streams so short that no frame was recorded
+        but those kept for what became of them.
+    """
+    if kept_frames is not None:
+        kept = lazy(kept_frames, "kept_frames", ("frame",)).select(stream.alias(_STREAM))
+        told = frames.with_columns(stream.alias(_STREAM))
+        both = as_text(told, [_STREAM]).join(as_text(kept, [_STREAM]), on=_STREAM, how="anti")
+        frames = both.drop(_STREAM)
+    if has(frames, "sample_rate"):
+        frames = frames.filter(pl.col("sample_rate").eq(1.0).all().over(stream))
+    return frames
+
+
+def opened() -> pl.Expr:
+    """Return what names the stream of a frame as it was opened: its number's upper half.
+
+    A file that is opened twice is two of these.
+    """
+    return pl.col("frame") // (1 << 32)
 
 
 def whole_number(weight: pl.Expr) -> pl.Expr:

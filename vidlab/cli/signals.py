@@ -104,5 +104,5 @@ def _labels(options: argparse.Namespace) -> int:
         for row in costs.iter_rows(named=True)
     ]
     heads = ("label", "values", "rows with it", "on disk", "memory", "values changed")
-    print("\n".join(aligned(heads, rows)))
+    print("\n".join(aligned(heads, rows)) if rows else f"{options.run}: no row has a label")
     return 0

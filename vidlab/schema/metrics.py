@@ -101,6 +101,20 @@ METRICS = (
         "vidlab.runtime.thread",
     ),
     Metric(
+        "vidlab.runtime.census.duration",
+        _GAUGE,
+        "s",
+        "CPU time of a stretch of a look at what holds objects: the program may wait for the GIL",
+        part="census",
+    ),
+    Metric(
+        "vidlab.runtime.tracing.duration",
+        _GAUGE,
+        "s",
+        "CPU time of a stretch of a look at tracemalloc: the program may wait for the GIL",
+        part="tracing",
+    ),
+    Metric(
         "vidlab.thread.runqueue.time",
         _COUNTER,
         "s",

@@ -135,16 +135,16 @@ def thresholds(options: argparse.Namespace) -> Thresholds:
         if name not in known:
             all_of_them = ", ".join(f"{one}={value}" for one, value in known.items())
             raise InputError(f"there is no threshold {name!r}: there are {all_of_them}")
+        whole = isinstance(known[name], int)
         try:
-            values[name] = _like(known[name], text)
-        except ValueError as error:
-            raise InputError(f"the threshold {name} is such as {known[name]}: {error}") from error
-    return Thresholds(**values)  # type: ignore[arg-type]  # each of its own kind, by `_like`
-
-
-def _like(default: object, text: str) -> float:
-    """Read a number of the kind of the default: whole ones may be sizes. ValueError if none."""
-    return sizes.parse(text) if isinstance(default, int) else float(text)
+            in_bytes = whole and "byte" in name
+            values[name] = sizes.parse(text) if in_bytes else int(text) if whole else float(text)
+        except ValueError:
+            kind = "a whole number" if whole else "a number"
+            raise InputError(
+                f"the threshold {name} is {kind} such as {known[name]}, not {text!r}"
+            ) from None
+    return Thresholds(**values)  # type: ignore[arg-type]  # each of its own kind
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

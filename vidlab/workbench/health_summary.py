@@ -57,8 +57,8 @@ class HealthSummary:
         self._empty = [table for table in TELLS_OF if not self._rows(table)]
         if len(self._empty) == len(TELLS_OF):
             raise InputError(
-                f"{self.run.path} has nothing by which the runtime could be judged: record with "
-                "the engine Runtime, as vidlab record does, and something that takes part"
+                f"{self.run.path} holds no runtime health: record it with "
+                "the engine Runtime, as vidlab record does"
             )
         self.found = health.verdicts(self.run, self.thresholds)
 

@@ -93,7 +93,10 @@ class Runtime:
         collector = self._collector = Collector(writer)
         self._loops = Loops(writer)
         self._probe = Probe(writer)
-        self._sampler = Sampler(writer, self._makers(writer), self._begun, self._profile)
+        pen = Pen(writer)
+        self._sampler = Sampler(
+            writer, self._makers(writer, pen), self._begun, self._profile, pen.took
+        )
         collector.start()
         try:
             self._loops.start()
@@ -174,9 +177,8 @@ class Runtime:
 
     # --- inside -----------------------------------------------------------------------
 
-    def _makers(self, writer: RunWriter) -> dict[str, Callable[[], Part]]:
-        """Return what makes each part, in the order in which they look."""
-        pen = Pen(writer)
+    def _makers(self, writer: RunWriter, pen: Pen) -> dict[str, Callable[[], Part]]:
+        """Return what makes each part, in the order in which they look, and end."""
         loops = self._loops
         assert loops is not None
 
@@ -193,8 +195,9 @@ class Runtime:
             "threads": lambda: Threads(writer),
             "loops": lambda: loops,
             "tasks": lambda: Tasks(writer, pen, loops.identify, most_rows),
-            "census": lambda: Census(writer, most_rows),
+            # Ends before the census, whose own objects it would make dearer.
             "tracing": lambda: Tracing(writer, pen, most_rows),
+            "census": lambda: Census(writer, most_rows),
         }
 
     def _readable(self) -> list[Source]:

@@ -28,7 +28,7 @@ class Part(Protocol):
         """Look, and write down what is seen. May raise `Missing`.
 
         A look that takes long is given as its steps, of a few milliseconds at most: other
-        parts have their turns in between.
+        parts have their turns in between. How long it took is a metric then.
         """
 
     def finish(self, t_ns: int) -> Iterator[None] | None:
@@ -72,6 +72,10 @@ class Pen:
                 position = buffer.roll()
             buffer.position = position + _SIZE
             _pack_into(buffer.view, position, t_ns, value, 0, known[0], known[1], 0, 0, known[2])
+
+    def took(self, part: str, t_ns: int, cpu_ns: int) -> None:
+        """Write down that a part looked from then on, for so much CPU time."""
+        self.write(t_ns, [(f"vidlab.runtime.{part}.duration", "", cpu_ns / 1e9)])
 
     def _known(self, metric: str, attribute: str) -> tuple[int, int, int]:
         """Return the numbers of a metric and its attribute, and its kind as a commit mark."""

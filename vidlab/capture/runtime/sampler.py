@@ -8,7 +8,7 @@ its share looks less often.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from ...clock import now_ns, thread_cpu_ns
@@ -27,6 +27,9 @@ _BUSY_S = 0.1
 #: What no step of a look is.
 _OVER = object()
 
+#: Of a long look the CPU time is noted in stretches of so much.
+_STRETCH_NS = 2_000_000
+
 #: How much less often than asked a part looks when a finding says so.
 _SLOWED = 2
 
@@ -38,8 +41,11 @@ class _Turn:
         self.part = part
         self.due_ns = 0
         self.cost_ns = 0
+        self.looked_ns = 0
         self.looking = False
         self.failed = False
+        #: What is left of a long look that the end of the recording cut short.
+        self.rest: Iterator[None] | None = None
 
     def took(self, cost_ns: int, period_ns: int, most_share: float, t_ns: int) -> bool:
         """Set the next turn, after one that took so much CPU time; whether that is much later."""
@@ -63,6 +69,9 @@ class Sampler:
         What makes each part, by the name that profiles have for its period.
     began : callable
         Called in the thread at the first turn of all, in a forked child too.
+    noted : callable
+        Called for each stretch of a look that has steps with the part's name, when the
+        stretch began, and the CPU time that it took: others may wait for the GIL meanwhile.
 
     Attributes
     ----------
@@ -78,12 +87,14 @@ class Sampler:
         makers: Mapping[str, Callable[[], Part]],
         began: Callable[[], None],
         profile: Profile,
+        noted: Callable[[str, int, int], None] = lambda name, t_ns, took_ns: None,
     ) -> None:
         self.profile = profile
         self.cpu_ns = 0
         self._writer = writer
         self._makers = makers
         self._began = began
+        self._noted = noted
         self._has_begun = False
         self._settled: Profile | None = None
         self._turns: dict[str, _Turn] = {}
@@ -116,7 +127,7 @@ class Sampler:
         try:
             t_ns = now_ns()
             for name, turn in list(self._turns.items()):
-                self._try(name, turn, partial(_finish, turn.part, t_ns))
+                self._try(name, turn, partial(self._finish, name, turn, t_ns))
                 self._try(name, turn, turn.part.close)
             self._turns.clear()
         finally:
@@ -194,13 +205,17 @@ class Sampler:
         began_ns = thread_cpu_ns()
         steps = turn.part.look(t_ns)
         cost_ns = thread_cpu_ns() - began_ns
-        while steps is not None:
-            began_ns = thread_cpu_ns()
-            over = next(steps, _OVER) is _OVER
-            cost_ns += thread_cpu_ns() - began_ns
-            if over or self._quiet or profile is not self.profile:
-                break
-            self._let_look(profile)
+        turn.rest = None
+        if steps is not None:
+            for step_ns in self._timed(name, steps):
+                cost_ns += step_ns
+                if self._quiet:
+                    turn.rest = steps
+                    return
+                if profile is not self.profile:
+                    return
+                self._let_look(profile)
+        turn.looked_ns = t_ns
         if turn.took(cost_ns, period_ns, profile.most_share, t_ns) and name not in self._slowed:
             self._slowed.add(name)
             self._writer.finding(
@@ -214,6 +229,35 @@ class Sampler:
                 took_ns=cost_ns,
                 period_ns=period_ns,
             )
+
+    def _finish(self, name: str, turn: _Turn, t_ns: int) -> None:
+        """Let a part look for the last time, all at once.
+
+        One that takes long goes on with the look that was cut short; and where it has looked
+        within its period, it is spared: the program waits to end.
+        """
+        steps = turn.rest
+        if steps is None:
+            period_ns = max(self.profile.period_ns(name), turn.part.least_period_ns)
+            steps = turn.part.finish(t_ns)
+            if steps is None or t_ns - turn.looked_ns < period_ns:
+                return
+        for _ in self._timed(name, steps):
+            pass
+
+    def _timed(self, name: str, steps: Iterator[None]) -> Iterator[int]:
+        """Take the steps of a look, and yield the CPU time that each took."""
+        stretch_ns = 0
+        over = False
+        while not over:
+            began_ns = thread_cpu_ns()
+            over = next(steps, _OVER) is _OVER
+            step_ns = thread_cpu_ns() - began_ns
+            stretch_ns += step_ns
+            if over or stretch_ns >= _STRETCH_NS:
+                self._noted(name, now_ns() - stretch_ns, stretch_ns)
+                stretch_ns = 0
+            yield step_ns
 
     def _try(self, name: str, turn: _Turn, call: Callable[[], None]) -> None:
         try:
@@ -231,9 +275,3 @@ class Sampler:
         self._writer.finding(
             "runtime_part_missing", str(missing), severity="info", labels=0, part=name
         )
-
-
-def _finish(part: Part, t_ns: int) -> None:
-    """Let a part look for the last time, all at once."""
-    for _ in part.finish(t_ns) or ():
-        pass

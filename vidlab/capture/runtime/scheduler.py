@@ -30,9 +30,7 @@ def threads_here() -> list[str]:
     try:
         return os.listdir(TASKS)  # noqa: PTH208 - a Path costs more than the call
     except OSError as error:
-        raise Missing(
-            f"the process's threads cannot be read ({error}): /proc has to be mounted"
-        ) from error
+        raise _no_threads(error) from error
 
 
 class _Clocks:
@@ -85,6 +83,8 @@ class Scheduler:
         self._writer = writer
         self._pen = pen
         self._threads: dict[str, _Clocks] = {}
+        #: How many threads there were when they were last listed.
+        self._links = -1
         self._ended_ns = 0
         self._since_ns = 0
         allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -125,23 +125,37 @@ class Scheduler:
         self._threads.clear()
 
     def _read_all(self, t_ns: int) -> None:
-        threads = self._threads
-        here = threads_here()
-        for tid in here:
-            if tid not in threads:
+        ended = self._read_known(t_ns)
+        # Where none has ended, and there are as many as before, none has begun: a listing
+        # costs as much as reading all of them.
+        links = _links()
+        if ended or links != self._links:
+            self._links = links
+            threads = self._threads
+            here = set(threads_here())
+            for tid in threads.keys() - here:
+                self._end(tid, t_ns)
+            for tid in here - threads.keys():
                 # It has begun within the window, so that all it did is of the window.
-                threads[tid] = _Clocks(self._open(tid), self._since_ns)
-        for tid, clocks in list(threads.items()):
-            try:
-                if clocks.file >= 0:
-                    clocks.take(os.pread(clocks.file, 96, 0))
-                else:
-                    clocks.take(_read(tid))
-            except (OSError, ValueError):  # it has ended
-                self._end(tid, t_ns)
-        if len(threads) > len(here):
-            for tid in threads.keys() - set(here):
-                self._end(tid, t_ns)
+                threads[tid] = clocks = _Clocks(self._open(tid), self._since_ns)
+                self._read(tid, clocks, t_ns)
+
+    def _read_known(self, t_ns: int) -> bool:
+        """Read the threads that are known; return whether one has ended."""
+        known = list(self._threads.items())
+        return not all([self._read(tid, clocks, t_ns) for tid, clocks in known])
+
+    def _read(self, tid: str, clocks: _Clocks, t_ns: int) -> bool:
+        """Read a thread's clocks; return False if it has ended."""
+        try:
+            if clocks.file >= 0:
+                clocks.take(os.pread(clocks.file, 96, 0))
+            else:
+                clocks.take(_read_once(tid))
+        except (OSError, ValueError):
+            self._end(tid, t_ns)
+            return False
+        return True
 
     def _total(self) -> Reading:
         """Return what all threads have waited for a CPU, those that have ended too."""
@@ -199,7 +213,19 @@ class Scheduler:
         )
 
 
-def _read(tid: str) -> bytes:
+def _links() -> int:
+    """Return the links of the folder of threads: one more for each. May raise `Missing`."""
+    try:
+        return os.stat(TASKS).st_nlink  # noqa: PTH116 - a Path costs more than the call
+    except OSError as error:
+        raise _no_threads(error) from error
+
+
+def _no_threads(error: OSError) -> Missing:
+    return Missing(f"the process's threads cannot be read ({error}): /proc has to be mounted")
+
+
+def _read_once(tid: str) -> bytes:
     """Return a thread's clocks without keeping its file open."""
     file = os.open(f"{TASKS}/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -40,8 +40,8 @@ class Threads:
             before = known.get(tid)
             if of_python is not None:
                 now = of_python
-            elif before is not None and not before[1] and self._looks % _ASK_AGAIN:
-                continue
+            elif before is not None and (before[1] or self._looks % _ASK_AGAIN):
+                continue  # Python lets go of a thread's name before the kernel does
             else:
                 name = _kernel_name(tid)
                 if name is None:  # it has ended meanwhile
