@@ -23,12 +23,12 @@ from vidlab.analysis import (
     memory,
 )
 from vidlab.charts import bill as bill_charts
+from vidlab.charts import boxes, names, sizes, theme, timeline
 from vidlab.charts import flame as flame_charts
 from vidlab.charts import fragmentation as fragmentation_charts
 from vidlab.charts import leaks as leaks_charts
 from vidlab.charts import livesets as livesets_charts
 from vidlab.charts import memory as memory_charts
-from vidlab.charts import names, sizes, theme, timeline
 from vidlab.lab.simulated_memory import Cache, Leak, SimulatedMemory, simulated_allocations
 
 PLANT = 256 << 20
@@ -358,5 +358,5 @@ def test_a_huge_flame_graph_is_cut_and_says_so() -> None:
         for step in range(4)
     )
     chart = flame_charts.flame(steps)
-    assert marks_in(chart.to_dict()) <= flame_charts.MAX_MARKS + 4
-    assert "2,751 smaller branches are left out" in words_of(chart)
+    assert marks_in(chart.to_dict()) <= boxes.MAX_MARKS + 4
+    assert "2,751 smaller or deeper branches are left out" in words_of(chart)

@@ -19,6 +19,9 @@ from .theme import AnyChart
 #: Rectangles that a chart carries at most, of all its moments together.
 MAX_MARKS = 5_000
 
+#: Rows of rectangles: what was called further in is left out.
+MOST_ROWS = 40
+
 #: The width of a graph, and the height of a row of rectangles, in pixels.
 PLOT, ROW = 880, 20
 
@@ -45,6 +48,8 @@ def largest(df: pl.DataFrame, value: str) -> tuple[pl.DataFrame, int]:
     value : str
         The column that says how large a node is.
     """
+    branches = df["id"].n_unique()
+    df = df.filter(pl.col("depth") < MOST_ROWS)
     steps = df["step"].n_unique()
     greatest = (
         df.group_by("id")
@@ -53,7 +58,8 @@ def largest(df: pl.DataFrame, value: str) -> tuple[pl.DataFrame, int]:
         .sort(value, "id", descending=[True, False])
     )
     ids = greatest["id"].head(max(1, MAX_MARKS // steps))
-    return df.filter(pl.col("id").is_in(ids.to_list())), greatest.height - ids.len()
+    left_out = greatest.height - ids.len() + branches - df["id"].n_unique()
+    return df.filter(pl.col("id").is_in(ids.to_list())), left_out
 
 
 def layout(

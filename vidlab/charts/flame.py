@@ -75,7 +75,7 @@ def flame(
             _LAYERED,
             "click: open a branch; double click: all of it"
             + ("; the slider moves through time" if slider else ""),
-            f"{left_out:,} smaller branches are left out" if left_out else "",
+            f"{left_out:,} smaller or deeper branches are left out" if left_out else "",
         ],
         lost,
     )

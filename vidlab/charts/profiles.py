@@ -171,4 +171,4 @@ def _too_few(samples: int) -> str:
 
 
 def _left_out(branches: int) -> str:
-    return f"{branches:,} smaller branches are left out" if branches else ""
+    return f"{branches:,} smaller or deeper branches are left out" if branches else ""

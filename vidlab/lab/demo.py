@@ -31,6 +31,9 @@ from .summary import summary
 #: A frame is late beyond this: decoders that reorder, and AV1's, take up to 0.15 s at 25/s.
 DEADLINE_MS = 200.0
 
+#: Samples a second. The agent looks at all of the pipeline's 50 threads for each.
+SAMPLE_RATE = 20
+
 #: The clip with corrupt packets: H.264's, in its second group of pictures.
 CORRUPT = replace(CLIPS[0], name="h264-corrupt", corrupt=(61, 62, 63))
 
@@ -177,7 +180,9 @@ def run_demo(
 
 def _profilers() -> list[Engine]:
     """Return the engine of CPU profiles, if what it needs is installed."""
-    return [Profiles()] if importlib.util.find_spec("pyroscope") else []
+    if importlib.util.find_spec("pyroscope") is None:
+        return []
+    return [Profiles(sample_rate=SAMPLE_RATE)]
 
 
 def _device() -> tuple[str | None, str]:

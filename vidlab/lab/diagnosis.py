@@ -105,8 +105,8 @@ def _slow_stages(run: Run) -> Iterator[Cause]:
     for row in compared.iter_rows(named=True):
         yield Cause(
             faults.SLOW_STAGE,
-            f"{row['stage']} takes {_ms(row['p50_ns'])} a frame, on a CPU or asleep, for {row['codec']}, "
-            f"{_ms(row['other_ns'])} for other codecs",
+            f"{row['stage']} takes {_ms(row['p50_ns'])} a frame, on a CPU or asleep, for "
+            f"{row['codec']}, {_ms(row['other_ns'])} for other codecs",
             codec=row["codec"],
             stage=row["stage"],
         )
@@ -159,7 +159,7 @@ def _long_pauses(run: Run) -> Iterator[Cause]:
     yield Cause(
         faults.GC_STALL,
         f"the garbage collector stopped all threads {_times(long.height)}, for up to "
-        f"{_ms(worst['max_ns'].max())}, with {hit['frame'].n_unique()} frames in flight",
+        f"{_ms(worst['max_ns'].max())}, with {pauses.count_hit(hit).item()} frames in flight",
         t_ns=first,
         end_ns=end,
     )

@@ -89,12 +89,13 @@ def _cpu(run: Run) -> list[str]:
 
 
 def _headline(run: Run, frames: pl.DataFrame, deadline_ms: float | None) -> str:
-    late = int(frames["late"].sum())
+    counted = latency.late_summary(frames, [])
+    late, delivered = (int(counted[name].sum()) for name in ("late", "delivered"))
     fates = losses.fates(run.scan("frames"), [])
     lost = fates.select(pl.sum_horizontal("dropped", "corrupt", "cancelled")).sum().item()
     beyond = f"{deadline_ms:g} ms" if deadline_ms else f"{latency.INTERVALS} frame intervals"
     return (
-        f"{late:,} of {frames.height:,} delivered frames were late (beyond {beyond}), "
+        f"{late:,} of {delivered:,} delivered frames were late (beyond {beyond}), "
         f"{lost:,} were lost"
     )
 

@@ -80,9 +80,9 @@ class Background:
             running.release()
 
 
-def name_thread(name: str) -> None:
-    """Have the kernel call the calling thread by this name, where it lets us."""
+def name_thread(name: str, tid: int = 0) -> None:
+    """Have the kernel call a thread of this process, by default the calling one, by this name."""
     with contextlib.suppress(OSError):  # it is shown in lists of threads, nothing more
-        path = f"/proc/self/task/{_thread.get_native_id()}/comm"
+        path = f"/proc/self/task/{tid or _thread.get_native_id()}/comm"
         with open(path, "w", encoding="ascii") as file:  # noqa: PTH123 - as cheap as can be
             file.write(name)

@@ -7,12 +7,14 @@ decoders don't. Here every thread that is on a CPU counts (`gil_only=False`,
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 from ...errors import RecordingError
+from ...runs.background import name_thread
 from .requests import KEY_HEADER
 
 #: The options that are needed of `pyroscope.configure`.
@@ -61,6 +63,7 @@ class Agent:
             If it does not start.
         """
         pyroscope = self._pyroscope
+        before = _threads()
         try:
             begun = pyroscope.configure(
                 application_name=_name_of_program(),
@@ -82,9 +85,18 @@ class Agent:
                 "it, and name its server to Profiles(server=…), which passes the profiles on"
             )
 
+        for tid in _threads() - before:  # else they would be called as the program is
+            name_thread("vidlab-agent", tid)
+
     def stop(self) -> None:
         """Have the last samples pushed, and end."""
         self._pyroscope.shutdown()
+
+
+def _threads() -> set[int]:
+    with contextlib.suppress(OSError):
+        return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+    return set()
 
 
 def _pyroscope() -> Any:
