@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from .codecnames import normalise_codec as normalise_codec
@@ -291,7 +291,7 @@ def of_frame(born_with: int, here: int) -> int:
     return known
 
 
-class labels:
+def labels(*, stream_id: Any = ..., codec: Any = ..., gpu: Any = ..., **others: Any) -> LabelBlock:
     """Put labels on all that happens inside: a context manager and a decorator.
 
     The labels are merged into the current set; leaving restores exactly what was
@@ -306,66 +306,83 @@ class labels:
     >>> current.get()
     0
     """
+    # A function, since to call a class takes longer; and what can be is done without a loop.
+    block = _new(LabelBlock)
+    if not others:
+        block._values = stream_id, codec, gpu
+    elif len(others) == 1:
+        block._values = stream_id, codec, gpu, others.popitem()
+    else:
+        block._values = stream_id, codec, gpu, *others.items()
+    block._open = None
+    return block
+
+
+class LabelBlock:
+    """Labels for all that happens inside; see `labels`."""
 
     __slots__ = ("_open", "_values")
 
-    def __init__(self, **values: Any) -> None:
-        self._values = values
-        # What restores the set before, and the same of the times it was entered before.
-        self._open: Any = None
+    #: Of `_NAMED`, each the value or `...`; then (key, value) of the others.
+    _values: tuple[Any, ...]
+    #: What restores the set before, and the same of the times it was entered before.
+    _open: Any
 
-    def __enter__(self) -> labels:
-        before, values = current.get(), self._values
+    def __enter__(self) -> LabelBlock:
+        before = _get()
         try:
-            after = _merged[(before, *values, *values.values())]
+            after = _merged[before, self._values]
         except (KeyError, TypeError):  # TypeError: a value that cannot be hashed
-            after = _merge(before, values)
-        self._open = current.set(after), before, self._open
+            after = _merge(before, self._values)
+        self._open = _set(after), before, self._open
         if entered is not None:
             entered(before, after)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         token, before, self._open = self._open
-        after = current.get()
+        after = _get()
         try:
-            current.reset(token)
+            _reset(token)
         except ValueError:  # left in another context: a generator closed by another task
-            current.set(before)
+            _set(before)
         if entered is not None:
             entered(after, before)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def labelled(*args: P.args, **kwargs: P.kwargs) -> R:
-            with labels(**self._values):
+            block = _new(LabelBlock)
+            block._values, block._open = self._values, None
+            with block:
                 return function(*args, **kwargs)
 
         return labelled
 
 
-def _merge(base: int, values: Mapping[str, Any]) -> int:
+_new, _get, _set, _reset = object.__new__, current.get, current.set, current.reset
+#: The labels that are parameters of `labels`.
+_NAMED = ("stream_id", "codec", "gpu")
+
+
+def _merge(base: int, values: tuple[Any, ...]) -> int:
     """Return the set `base` with these labels, and remember it for both forms of the values."""
-    merged = _merged
-    plain = {
-        key: _clean(key, value) if value is not None else None for key, value in values.items()
-    }
+    merged, named = _merged, len(_NAMED)
+    given = {key: value for key, value in zip(_NAMED, values, strict=False) if value is not ...}
+    given.update(values[named:])
+    plain = {key: _clean(key, value) if value is not None else None for key, value in given.items()}
     if plain.get("codec") is not None:
         plain["codec"] = normalise_codec(str(plain["codec"]))
-    key = (base, *plain, *plain.values())
+    others = [(key, value) for key, value in plain.items() if key not in _NAMED]
+    key = base, (*(plain.get(key, ...) for key in _NAMED), *others)
     found = merged.get(key)
     if found is None:
         found = extended(base, plain)
         _remember(merged, key, found)
     # Only what is equal to nothing of another text: 1, 1.0 and True are one key.
-    exact = all(type(value) in _EXACT or key == "gpu" for key, value in values.items())
-    if exact and values != plain:
-        _remember(merged, (base, *values, *values.values()), found)
+    exact = all(type(value) in _EXACT or key == "gpu" for key, value in given.items())
+    if exact and given != plain:
+        _remember(merged, (base, values), found)
     return found
 
 

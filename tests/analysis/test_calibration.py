@@ -164,8 +164,14 @@ def test_frames_that_others_stand_for_are_not_counted_twice(table: Build) -> Non
     ]
     by_stage = calibration.shared_out(samples, spans, "stage")
     assert by_stage.select("stage", "samples", "cpu_ns", "basis").rows() == [
-        ("s", 1, pytest.approx(100), "clocks"),
-        (None, 1, 5, "samples"),  # its span was lost, or had not ended
+        ("s", 1, pytest.approx(100), "clocks")
+    ]
+    # Where all spans are recorded, one that is not there was lost, or had not ended.
+    one = pl.lit(1.0).alias("sample_rate")
+    found = calibration.shared_out(samples.with_columns(one), spans.with_columns(one), "stage")
+    assert found.select("stage", "samples", "cpu_ns", "basis").rows() == [
+        (None, 2, 75, "samples"),
+        ("s", 1, pytest.approx(10), "clocks"),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from vidlab.analysis import closure, latency
+from vidlab.analysis import closure, latency, tables
 from vidlab.errors import InputError
 
 PARTS = ["reorder_ns", "queue_ns", "encoder_lag_ns", "service_ns", "residual_ns"]
@@ -189,7 +189,8 @@ def test_what_is_typical_is_told_by_a_sample_across_all_the_time(table):
     typical = dict(result.select("stage", "typical_ns").rows())
     assert typical == {"decode": 10, "decoded": 15, "unaccounted": 5}
     late = latency.late(pipeline(table, slow, frames=count)[0], deadline_ms=100 / 1e6)
-    used = closure._evenly(late.lazy().filter(~pl.col("late")), ["stream_id"]).collect()
+    punctual = tables.weighted(late.lazy().filter(~pl.col("late")))
+    used = closure._evenly(punctual, ["stream_id"]).collect()
     assert used.height == closure.SAMPLE
     assert used["t_demux_ns"].min() < 5_000
     assert used["t_demux_ns"].max() > (count - 5) * 1_000

@@ -103,7 +103,7 @@ def tasks(steps: Callable[[int], int]) -> Rows:
         {"t_ns": t * S, "age_ns": t * S, "task": task, "loop": 1, "name": f"Task-{task}",
          "coroutine": coroutine, "waits_at": f"{coroutine} (app.py:9)", "steps": moved}
         for t in range(15)
-        for task, coroutine, moved in ((1, "main", 0), (2, "wait_for_it", steps(t)))
+        for task, coroutine, moved in ((0, "main", 0), (2, "wait_for_it", steps(t)))
     ]  # fmt: skip
 
 

@@ -54,8 +54,8 @@ def samples_of(table: Build) -> pl.DataFrame:
 
 def profile(*rows: tuple[Any, ...], value: str = "cpu_ns") -> pl.DataFrame:
     names = ["stream_id", "calls", "samples", value]
-    types: dict[str, Any] = {"stream_id": pl.String, "samples": pl.Int64}
-    types["calls"] = pl.List(pl.String)
+    types: dict[str, Any] = {"stream_id": pl.String, "calls": pl.List(pl.String)}
+    types["samples"] = pl.Int64
     return pl.DataFrame(list(rows), schema={**types, value: pl.Int64}, orient="row").select(names)
 
 

@@ -67,8 +67,16 @@ def test_first_frames_from_the_opening_of_their_stream(table):
     result = startup.first_frames(frames, streams_of(table), started_ns=S // 4)
     assert result.columns == [
         "stream_id", "codec", "t_open_ns", "opened_ns", "demuxed_ns", "decoded_ns", "delivered_ns",
+        "exact",
     ]  # fmt: skip
-    assert result.row(0) == ("cam", "vp9", S, S * 3 // 4, S // 2, S * 4 // 5, S)
+    assert result.row(0) == ("cam", "vp9", S, S * 3 // 4, S // 2, S * 4 // 5, S, True)
+
+
+def test_of_a_sampled_stream_the_first_frame_is_known_if_it_was_recorded(table):
+    for seq, exact in ((0, True), (7, False)):
+        frames = frames_at(table, [3], sample_rate=0.1, seq=seq)
+        result = startup.first_frames(frames, streams_of(table))
+        assert result.select("delivered_ns", "exact").rows() == [(2 * S, exact)]
 
 
 def test_streams_that_delivered_nothing_come_first_and_outputs_are_no_streams(table):

@@ -45,7 +45,7 @@ def look(t: int, task: int, **columns: Any) -> dict[str, Any]:
 
 def looks_of(table: Build) -> pl.DataFrame:
     rows = [
-        *(look(t, 1, coroutine="main", waits_at="main (app.py:1)") for t in range(21)),
+        *(look(t, 0, coroutine="main", waits_at="main (app.py:1)") for t in range(21)),
         *(look(t, 2, steps=t) for t in range(21)),
         *(look(t, 3) for t in range(21)),
         *(look(t, 4) for t in range(15)),  # ended
@@ -57,8 +57,8 @@ def looks_of(table: Build) -> pl.DataFrame:
 
 def test_tasks_are_seen_from_their_first_look_to_their_last(table: Build) -> None:
     found = threads.tasks(looks_of(table)).sort("task")
-    assert found["task"].to_list() == [1, 2, 3, 4, 5, 6]
-    assert found["first"].to_list() == [True, False, False, False, False, False]
+    assert found["task"].to_list() == [0, 2, 3, 4, 5, 6]
+    assert found["main"].to_list() == [True, False, False, False, False, False]
     assert found["there"].to_list() == [True, True, True, False, True, True]
     assert found.filter(task=5).select("t_ns", "t_end_ns", "age_ns", "steps", "looks").rows() == [
         (5 * S, 20 * S, 15 * S, 0, 16)
@@ -72,19 +72,16 @@ def test_a_task_may_be_cancelled_at_the_very_end(table: Build) -> None:
     assert found["there"].to_list() == [True, True, False]
 
 
-def test_the_first_task_of_a_loop_that_ran_before_is_told_by_its_name(table: Build) -> None:
-    names = {1: "worker", 2: "Task-12", 3: "Task-1", 4: "Task-2"}
-    rows = [look(t, task, name=name, age_ns=t * S + 9 - task)  # ages are never quite in step
-            for t in range(3) for task, name in names.items()]  # fmt: skip
-    found = threads.tasks(table("tasks", rows, pid=1, loop=2))
-    assert found.filter("first")["name"].to_list() == ["Task-1"]
+def test_a_loop_without_a_main_task_has_none_that_may_be_stuck(table: Build) -> None:
+    rows = [look(t, task) for task in (1, 2) for t in range(12)]
+    found = threads.stuck(table("tasks", rows, pid=1, loop=2), S)
+    assert found["count"].to_list() == [2]
 
 
-def test_a_frameworks_own_tasks_that_were_there_are_not_stuck(table: Build) -> None:
-    place = "poll (/usr/lib/site-packages/server/loop.py:9)"
-    rows = [look(t, 1) for t in range(12)]
-    rows += [look(t, task, waits_at=place, age_ns=(t - since) * S)
-             for task, since in ((2, 0), (3, 1)) for t in range(since, 12)]  # fmt: skip
+def test_a_frameworks_own_tasks_are_not_stuck(table: Build) -> None:
+    places = ("lib/python3/dist-packages/server/loop.py", "lib/site-packages/x.py", "app.py")
+    rows = [look(t, task, waits_at=f"poll (/usr/{place}:9)")
+            for task, place in enumerate(places, 1) for t in range(12)]  # fmt: skip
     found = threads.stuck(table("tasks", rows, pid=1, loop=2), S)
     assert found.select("names", "count").rows() == [(["Task-3"], 1)]
 

@@ -107,7 +107,7 @@ def tasks(count: int, name: str = "worker {}") -> Tables:
             "age_ns": S,
             "steps": n % 3,
             "looks": 5,
-            "first": n == 0,
+            "main": n == 0,
             "there": True,
         }
         for n in range(count)
@@ -264,5 +264,5 @@ def test_threads_of_one_name_are_told_apart() -> None:
 
 def test_a_task_that_never_moved_stands_out() -> None:
     svg = svg_of(drawn("tasks.lives", 4))
-    for said in ("it never moved", "it moved", "the first of its loop"):
+    for said in ("it never moved", "it moved", "its loop's main task"):
         assert said in svg

@@ -349,6 +349,70 @@ def test_options_reach_the_run(tmp_path: Path, clip: Path) -> None:
     assert set(run.scan("frames").collect()["site"].cast(pl.String)) == {"north"}
 
 
+def test_options_for_profiles_labels_and_shares_reach_the_run(script: Path, clip: Path) -> None:
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys, av
+            import vidlab as vl
+            for number in range(3):
+                with vl.labels(viewer=f"Ada {number}", token="secret", room=number):
+                    with av.open(sys.argv[1]) as container:
+                        print(sum(f.to_ndarray().any() for f in container.decode(video=0)))
+            """
+        )
+    )
+    run_path = script.parent / "run"
+    chosen = "--profiles --runtime staging --adaptive 0.01 --deadline-ms 60000 --redact viewer"
+    more = ["--drop-label", "token", "--label-budget", "2", "-v", "-o", str(run_path)]
+    result = subprocess.run(
+        [*RECORD, *chosen.split(), *more, script, clip],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result.stdout == "50\n" * 3
+    assert "samples of the CPU: the notebook 05_profiles" in result.stderr
+    run = vl.open_run(run_path)
+    assert run.scan("runtime_profiles").collect()["profile"].to_list() == ["staging"]
+    assert run.scan("profile_samples").filter(pl.col("type") == "cpu").collect().height
+    texts = str(run.scan("labels").collect()["other"].to_list())
+    assert "(redacted)" in texts
+    assert "(bucket " in texts
+    assert "Ada" not in texts
+    assert "secret" not in texts
+    (engine,) = [engine for engine in run.manifest.engines if engine.name == "frames"]
+    assert engine.parameters["sampling"]["adaptive"]["base"] == 0.01
+    # All was well, in time: what is recorded is the share, and stands for the rest.
+    frames = run.scan("frames").collect()
+    assert frames.height < 20
+    assert set(frames["sample_rate"]) <= {0.01}
+    assert vl.verify(run_path) == []
+
+
+def test_a_python_without_profiler_and_polars_is_recorded_and_told_of(
+    script: Path, clip: Path
+) -> None:
+    broken = script.parent / "broken"
+    broken.mkdir()
+    for name in ("pyroscope", "polars"):
+        (broken / f"{name}.py").write_text("raise ImportError('not for this Python')")
+    script.write_text("import sys, av\nprint(sum(1 for _ in av.open(sys.argv[1]).decode(video=0)))")
+    run = f"PYTHONPATH=$PYTHONPATH:'{broken}' exec '{sys.executable}' '{script}' '{clip}'"
+    result = subprocess.run(
+        [*RECORD, "--profiles", "-v", "-o", script.parent / "run", "sh", "-c", run],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.stdout == "50\n"
+    recorded, why = result.stderr.splitlines()
+    assert "50 frames" in recorded
+    assert why.startswith("no profiles were recorded: ")
+    assert "pip install 'vidlab[profile]'" in why
+
+
 # --- what cannot be recorded ----------------------------------------------------
 
 

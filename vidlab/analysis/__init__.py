@@ -9,6 +9,7 @@ returns them, and know nothing of runs, files or charts:
 * `stutter`: how evenly do frames come out?
 * `queues`: which queues are full, and how long do frames wait in them?
 * `throughput`: does a stream keep its nominal rate?
+* `sampling`: which share of frames was recorded, when and why?
 * `startup`: how long until the first frame?
 * `pauses`: which frames did the garbage collector hold up?
 * `silences`: when did a whole process stand still, and why?
@@ -75,6 +76,7 @@ from . import (
     pointers,
     profiles,
     queues,
+    sampling,
     scheduling,
     silences,
     startup,
@@ -112,6 +114,7 @@ __all__ = [
     "pointers",
     "profiles",
     "queues",
+    "sampling",
     "scheduling",
     "silences",
     "startup",

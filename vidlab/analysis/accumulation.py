@@ -9,6 +9,7 @@ later half: at the end of a program all is let go of.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ _STILL = 1 / 6
 
 #: What a type says of a cache that has a limit.
 _BOUND = re.compile(r"maxsize=\d")
+
+#: Queues whose puts and gets nobody sees: C's, and asyncio's.
+_UNTOUCHED = r"SimpleQueue|asyncio\."
 
 _HOLDERS = {
     "pid": pl.Int32,
@@ -169,3 +173,66 @@ def unbounded(queue_depths: AnyTable) -> pl.DataFrame:
         .with_columns(pl.Series("grows", grows, pl.Boolean))
         .sort("most_depth", "queue", descending=[True, False])
     )
+
+
+def also_touched(objects: AnyTable, queue_depths: AnyTable, names: Sequence[str]) -> pl.DataFrame:
+    """Return the holders that are queues of which each put and get was recorded, too.
+
+    They are told by what they held: at each look as much as the queue did, between that
+    look and the next one. A queue that is not one of Python's threads' is never touched so.
+
+    Parameters
+    ----------
+    objects, queue_depths : polars.LazyFrame or polars.DataFrame
+        These tables of a run.
+    names : sequence of str
+        Which queues of `queue_depths`.
+
+    Returns
+    -------
+    polars.DataFrame
+        `pid`, `name` (the holder's) and `queue`; by holder, of several queues the first.
+    """
+    keys = ["pid", "name"]
+    looks = (
+        tables.as_text(
+            tables.lazy(objects, "objects", (*keys, "holder", "type", "t_ns", "items")),
+            ["holder", "name", "type"],
+        )
+        .filter(pl.col("holder") == "queue", ~pl.col("type").str.contains(_UNTOUCHED))
+        .sort("t_ns")
+        .select(*keys, "t_ns", "items", until_ns=pl.col("t_ns").shift(-1).over(keys))
+    )
+    touches = (
+        tables.as_text(
+            tables.lazy(queue_depths, "queue_depths", ("pid", "queue", "t_ns", "depth")), ["queue"]
+        )
+        .filter(pl.col("queue").is_in(list(names)))
+        .sort("t_ns")
+        .select("pid", "queue", "t_ns", "depth")
+        .with_columns(before=pl.col("depth").shift(1, fill_value=0).over("pid", "queue"))
+        .collect()
+    )
+    found = []
+    for (pid, name), own in looks.collect().group_by(keys, maintain_order=True):
+        for queue in sorted(set(touches.filter(pl.col("pid") == pid)["queue"])):
+            of_queue = touches.filter(pl.col("pid") == pid, pl.col("queue") == queue)
+            if _fits(own, of_queue):
+                found.append({"pid": pid, "name": name, "queue": queue})
+                break
+    schema = {"pid": pl.Int32, "name": pl.String, "queue": pl.String}
+    return pl.DataFrame(found, schema=schema)
+
+
+def _fits(looks: pl.DataFrame, touches: pl.DataFrame) -> bool:
+    """Return whether a queue's depth was what was seen, between each look and the next one."""
+    times = touches["t_ns"].to_numpy()
+    least = np.minimum(touches["depth"].to_numpy(), touches["before"].to_numpy())
+    most = np.maximum(touches["depth"].to_numpy(), touches["before"].to_numpy())
+    for t_ns, items, until_ns in looks.select("t_ns", "items", "until_ns").iter_rows():
+        begin = max(0, int(np.searchsorted(times, t_ns, "right")) - 1)
+        end = times.size if until_ns is None else int(np.searchsorted(times, until_ns, "right"))
+        part = slice(begin, max(end, begin + 1))
+        if not least[part].min() <= items <= most[part].max():
+            return False
+    return True

@@ -22,7 +22,7 @@ import polars as pl
 from . import clocks, tables, threadnames
 from .offcpu import OUTSIDE
 from .tables import AnyTable
-from .threadnames import THREAD
+from .threadnames import THREAD, UNNAMED
 
 #: The labels that every table has.
 LABELS = ("stream_id", "codec", "gpu")
@@ -84,7 +84,7 @@ def shared_out(
     keys = tables.names(by)
     own = _own_cpu(spans, [key for key in keys if key != THREAD])
     names = threadnames.known(threads, samples, own)
-    own = threadnames.named(own, names)
+    own = threadnames.named(own, names, THREAD, UNNAMED)
     exact = [_of_stages(own, keys)]
     if thread_waits is not None:
         exact.append(_outside(thread_waits, own, names, keys))
@@ -98,7 +98,8 @@ def shared_out(
         seen = seen.filter(pl.col("staged") | ~nobody)
     sums = seen.group_by(cell).agg(pl.col("sampled_ns").sum().alias(_SUM))
     # Frames that are not sampled are in the cells of those that stand for them.
-    stood_for = pl.col("staged") & pl.col(_EXACT).is_null() & (pl.col(_RATE) < 1)
+    is_sampled = (pl.col(_RATE) < 1) | (_some_stand_for_others(spans) & ~pl.col(_RECORDED))
+    stood_for = pl.col("staged") & pl.col(_EXACT).is_null() & is_sampled
     share = pl.col("sampled_ns") / pl.col(_SUM) * pl.col(_EXACT)
     no_clock = pl.col(_EXACT).is_null()
     scaled = (
@@ -130,6 +131,14 @@ def shared_out(
         .select(*keys, "staged", "stack", *sums_of, "basis")
         .sort("cpu_ns", *keys, "stack", descending=[True, *[False] * (len(keys) + 1)])
     )
+
+
+def _some_stand_for_others(spans: AnyTable | None) -> pl.Expr:
+    """Whether only a sample of spans was recorded."""
+    if spans is None or not tables.has(spans.lazy(), "sample_rate"):
+        return pl.lit(False)
+    least = spans.lazy().select(pl.col("sample_rate").min()).collect().item()
+    return pl.lit(least is not None and least < 1.0)
 
 
 def _type(key: str) -> type[pl.DataType]:
@@ -177,6 +186,8 @@ def _outside(
             (pl.col("cpu_ns") - pl.col(_EXACT).fill_null(0.0)).clip(0).alias(_EXACT)
         ),
         names,
+        THREAD,
+        UNNAMED,
     )
     return rest.select(
         pl.lit(False).alias("staged"),
@@ -213,19 +224,23 @@ def _seen(samples: AnyTable, own: pl.DataFrame, keys: Sequence[str]) -> pl.DataF
     if STAGE not in keys:
         joined = joined.with_columns(pl.lit(None, pl.String).alias(_OF_SPAN.format(STAGE)))
     # A span that is not recorded had, as far as is known, the labels of the sample.
-    recorded = pl.col(_RECORDED).fill_null(False)
-    cells = joined.with_columns(
-        pl.when(recorded)
-        .then(_OF_SPAN.format(name))
-        .when("staged")
-        .then(name)
-        .alias(_OF_SPAN.format(name))
-        for name in labels
-    ).with_columns(
-        pl.when("staged").then(None).otherwise("pid").alias(_PID),
-        pl.coalesce(_OF_SPAN.format(THREAD), THREAD).alias(THREAD),
-        *(pl.coalesce(_OF_SPAN.format(name), name).alias(name) for name in labels),
-        _shown(STAGE, pl.col(_OF_SPAN.format(STAGE))).alias(STAGE),
+    recorded = pl.col(_RECORDED)
+    cells = (
+        joined.with_columns(recorded.fill_null(value=False))
+        .with_columns(
+            pl.when(recorded)
+            .then(_OF_SPAN.format(name))
+            .when("staged")
+            .then(name)
+            .alias(_OF_SPAN.format(name))
+            for name in labels
+        )
+        .with_columns(
+            pl.when("staged").then(None).otherwise("pid").alias(_PID),
+            pl.coalesce(_OF_SPAN.format(THREAD), THREAD).alias(THREAD),
+            *(pl.coalesce(_OF_SPAN.format(name), name).alias(name) for name in labels),
+            _shown(STAGE, pl.col(_OF_SPAN.format(STAGE))).alias(STAGE),
+        )
     )
     told_apart = pl.lit(THREAD in keys) | ~pl.col("staged")
     return cells.with_columns(pl.when(told_apart).then(THREAD).alias(_OF_SPAN.format(THREAD)))

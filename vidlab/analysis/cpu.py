@@ -14,7 +14,7 @@ import polars as pl
 from . import calibration, tables, threadnames
 from .calibration import CLOCKS, LABELS
 from .tables import AnyTable
-from .threadnames import THREAD
+from .threadnames import THREAD, UNNAMED
 
 _TIMES = ("cpu_ns", "in_stages_ns", "unchecked_ns", "sampled_ns")
 _COUNTS = ("spans", "unread", "unread_ns")
@@ -115,4 +115,5 @@ def _counted(
         return counted if not keys else counted.drop(_ALL)
     numbers = tables.lazy(spans, "spans", ["span", "pid", "tid"]).select("span", "pid", "tid")
     names = threadnames.known(threads, samples, numbers.collect())
-    return threadnames.named(counted, names).group_by(keys).agg(pl.col(_COUNTS).sum())
+    known = threadnames.named(counted, names, THREAD, UNNAMED)
+    return known.group_by(keys).agg(pl.col(_COUNTS).sum())

@@ -19,6 +19,8 @@ CALLS = ("send_packet", "receive_frame")
 #: The stage whose spans are around them.
 STAGE = "decode"
 
+_SUMS = {"calls": "calls", "duration_ns": "span_ns", "ffmpeg_ns": "ffmpeg_ns"}
+
 _NEEDED = ("t_ns", "duration_ns", "pid", "tid", "op")
 
 
@@ -42,9 +44,9 @@ def by_stream(
         `by`, `spans`, `calls`, `span_ns` (all spans of the stage that have calls in them),
         `ffmpeg_ns` (the calls in them), `around_ns` (the difference: Python's share), and
         `ffmpeg_share`. The longest spans come first. Calls outside of any such span are
-        left out.
+        left out. A sampled span, and the calls in it, count for all that it stands for.
     """
-    keys = tables.names(by)
+    keys, weight = tables.names(by), pl.col(tables.WEIGHT)
     events = tables.as_text(tables.lazy(libav, "kernel_libav", _NEEDED), ["op"])
     decoding = kernel.outermost(events.filter(pl.col("op").is_in(CALLS)), ["op"])
     calls = (
@@ -59,13 +61,15 @@ def by_stream(
         (pl.col("stage").cast(pl.String) == STAGE) & (pl.col("kind").cast(pl.String) == "service")
     )
     return tables.plain(
-        decode.join(calls, on="span", how="inner")
+        tables.weighted(decode)
+        .join(calls, on="span", how="inner")
         .group_by(keys)
         .agg(
-            pl.len().cast(pl.Int64).alias("spans"),
-            pl.col("calls").sum().cast(pl.Int64),
-            pl.col("duration_ns").sum().alias("span_ns"),
-            pl.col("ffmpeg_ns").sum(),
+            tables.whole_number(weight.sum()).alias("spans"),
+            *(
+                tables.whole_number((pl.col(column) * weight).sum()).alias(name)
+                for column, name in _SUMS.items()
+            ),
         )
         .with_columns(
             around_ns=pl.col("span_ns") - pl.col("ffmpeg_ns"),

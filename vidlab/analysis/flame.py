@@ -149,7 +149,8 @@ def gpu_time(
     ----------
     spans : polars.LazyFrame or polars.DataFrame
         The table `spans`. Only those count that were timed on the GPU; one within another is
-        below it, and its time is no part of the other's own.
+        below it, and its time is no part of the other's own. A sampled span counts for all
+        that it stands for.
     layers : sequence of str
         What the tree is layered by above the stages: columns of spans.
     prune : float
@@ -162,8 +163,11 @@ def gpu_time(
     """
     keys = list(dict.fromkeys(layers))
     needs = [*keys, "span", "parent", "stage", "gpu_duration_ns"]
-    table = tables.lazy(spans, "spans", needs).select(needs)
-    timed = tables.plain(table.filter(pl.col("gpu_duration_ns").is_not_null()).collect())
+    # A span and those within it are of one frame, and stand for equally many.
+    whole = tables.whole_number(pl.col("gpu_duration_ns") * pl.col(tables.WEIGHT))
+    table = tables.lazy(spans, "spans", needs).pipe(tables.weighted)
+    known = table.filter(pl.col("gpu_duration_ns").is_not_null())
+    timed = tables.plain(known.with_columns(whole).select(needs).collect())
     own = timed.with_columns(stages=pl.concat_list("stage"), above=pl.col("parent"))
     inside = timed.group_by("parent").agg(pl.col("gpu_duration_ns").sum().alias("inside_ns"))
     own = own.join(inside, left_on="span", right_on="parent", how="left").with_columns(

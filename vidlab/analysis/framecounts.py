@@ -67,8 +67,10 @@ def clocks(allocations: AnyTable, frames: AnyTable | None = None) -> Mapping[str
     if frames is None:
         table = tables.lazy(allocations, "allocations", ["frame", "t_ns", "stream_id"])
         known = table.filter(pl.col("frame").is_not_null())
-        moments = known.group_by("stream_id", "frame").agg(pl.col("t_ns").min())
-        weighted = moments.with_columns(pl.lit(1.0).alias(tables.WEIGHT))
+        weight = pl.col(tables.WEIGHT).first()
+        weighted = (
+            tables.weighted(known).group_by("stream_id", "frame").agg(pl.col("t_ns").min(), weight)
+        )
     else:
         table = tables.lazy(frames, "frames", ["t_demux_ns", "t_decoded_ns", "stream_id"])
         came = pl.coalesce("t_decoded_ns", "t_demux_ns").alias("t_ns")

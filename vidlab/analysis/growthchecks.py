@@ -26,10 +26,17 @@ _HELD_IN = {
 
 def unbounded_queues(run: Run, limits: Thresholds) -> Iterator[Verdict]:
     """Queues without a limit that get longer and longer: `unbounded_queue`."""
-    found = accumulation.unbounded(run.scan("queue_depths")).select(
+    depths = run.scan("queue_depths")
+    found = accumulation.unbounded(depths).select(
         "queue", "t_ns", "first_depth", "most_depth", "grows", pid=pl.lit(None, pl.Int32)
     )
-    held = accumulation.holders(run.scan("objects")).filter(pl.col("holder") == "queue")
+    growing = found.filter("grows")["queue"].to_list()
+    touched = accumulation.also_touched(run.scan("objects"), depths, growing)
+    held = (
+        accumulation.holders(run.scan("objects"))
+        .filter(pl.col("holder") == "queue")
+        .join(touched, on=["pid", "name"], how="anti")
+    )
     both = pl.concat(
         [
             found,

@@ -8,7 +8,16 @@ import polars as pl
 
 from .. import sizes
 from ..runs.run import Run
-from . import accumulation, loops, pauses, quantiles, scheduling, threads, trends, wakeups
+from . import (
+    accumulation,
+    loops,
+    pauses,
+    quantiles,
+    scheduling,
+    threadnames,
+    trends,
+    wakeups,
+)
 from .saying import ms, times
 from .thresholds import Thresholds, Verdict
 
@@ -50,7 +59,8 @@ def growing_pauses(run: Run, limits: Thresholds) -> Iterator[Verdict]:
 
 def slow_generation_2(run: Run, limits: Thresholds) -> Iterator[Verdict]:
     """Full collections that take long: `slow_generation_2`."""
-    full = run.scan("gc_pauses").filter(pl.col("generation") == 2)
+    # Every pause is recorded: the share that its frame's labels bear is of frames.
+    full = run.scan("gc_pauses").filter(pl.col("generation") == 2).drop("sample_rate", strict=False)
     found = quantiles.grouped(full, ["pid"], 0.5)
     for pid, count, median_ns, max_ns in found.select(
         "pid", "count", "p50_ns", "max_ns"
@@ -58,7 +68,7 @@ def slow_generation_2(run: Run, limits: Thresholds) -> Iterator[Verdict]:
         if median_ns < limits.generation_2_ms * 1e6 or count < BEYOND:
             continue
         own = full.filter(pl.col("pid") == pid)
-        hit = pauses.frames_hit(own, run.scan("frames"))["frame"].n_unique()
+        hit = pauses.count_hit(pauses.frames_hit(own, run.scan("frames"))).item()
         held = accumulation.holders(run.scan("objects")).filter(
             pl.col("pid") == pid, pl.col("last_items") >= _MANY
         )
@@ -86,13 +96,13 @@ def slow_generation_2(run: Run, limits: Thresholds) -> Iterator[Verdict]:
 def scheduling_delays(run: Run, limits: Thresholds) -> Iterator[Verdict]:
     """Threads that waited for a CPU: `scheduling_delay`."""
     limit_ns = limits.delay_p99_ms * 1e6
-    waits, known = run.scan("thread_waits"), run.scan("threads")
+    waits, known = run.scan("thread_waits"), threadnames.known(run.scan("threads"))
     beyond = waits.filter(pl.col("worst_delay_ns") > limit_ns)
     first = beyond.group_by("pid", "tid").agg(
         pl.len().alias("windows_beyond"), pl.col("t_ns").min()
     )
     slow = (
-        threads.without_ours(threads.named(scheduling.by_thread(waits), known))
+        threadnames.without_ours(threadnames.named(scheduling.by_thread(waits), known))
         .filter(pl.col("p99_delay_ns") > limit_ns)
         .join(first.collect(), on=["pid", "tid"])
         .filter(pl.col("windows_beyond") >= BEYOND)
@@ -152,9 +162,10 @@ def gil_hogs(run: Run, limits: Thresholds) -> Iterator[Verdict]:
     """Threads that keep the others from running Python: `gil_hog`."""
     collections = run.scan("gc_pauses")
     probes = run.scan("wakeups")
-    waits = wakeups.by_process(probes, collections)
-    held = wakeups.holders(probes, run.scan("thread_waits"), run.scan("threads"), collections)
-    known = wakeups.identified(probes, collections)
+    read = run.scan("runtime_metrics")
+    waits = wakeups.by_process(probes, collections, read)
+    held = wakeups.holders(probes, run.scan("thread_waits"), run.scan("threads"), collections, read)
+    known = wakeups.identified(probes, collections, read)
     for row in waits.iter_rows(named=True):
         # Where CPUs are scarce, who holds the GIL waits for one too: that is no hog.
         often = row["gil_p50_ns"] > max(limits.gil_median_ms * 1e6, row["runqueue_p50_ns"])
@@ -165,7 +176,7 @@ def gil_hogs(run: Run, limits: Thresholds) -> Iterator[Verdict]:
             continue
         mine = held.filter(pl.col("pid") == row["pid"], pl.col("share") > 0).head(_NAMED)
         names = mine.select("name", "share", "cpu_share").rows()
-        if names and names[0][0].startswith(threads.OWN):
+        if names and names[0][0].startswith(threadnames.OWN):
             continue  # the price of looking, in the profile `debug`
         name, share, _ = names[0] if names else (f"process {row['pid']}", None, None)
         who = (
@@ -202,8 +213,11 @@ def gil_hogs(run: Run, limits: Thresholds) -> Iterator[Verdict]:
 def blocked_loops(run: Run, limits: Thresholds) -> Iterator[Verdict]:
     """Event loops that could not run what was due: `loop_blocked`."""
     limit_ns = round(limits.loop_delay_ms * 1e6)
-    delays = run.scan("loop_delays")
-    usual = wakeups.by_process(run.scan("wakeups")).select("pid", usual_ns="late_p99_ns")
+    read = run.scan("runtime_metrics")
+    delays = loops.without_looks(run.scan("loop_delays"), read).lazy()
+    usual = wakeups.by_process(run.scan("wakeups"), runtime_metrics=read).select(
+        "pid", usual_ns="late_p99_ns"
+    )
     # What any thread waits for is not the loop's doing.
     slow = (
         loops.by_loop(delays)

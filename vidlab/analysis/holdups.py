@@ -35,7 +35,8 @@ def holdups(queue_depths: AnyTable, spans: AnyTable) -> pl.DataFrame:
         `stream_id`, `queue`, `stage` (the longest that follows it), `t_ns`, `duration_ns`
         (from the first to the last time at capacity), `full_ns` (at capacity, while none
         further down was) and `busy_share` (of that time, how much was work on frames that
-        came from this queue); the longest first. Queues that hold one item are left out:
+        came from this queue; a sampled frame counts for all that it stands for); the longest
+        first. Queues that hold one item are left out:
         they are full whenever they are used.
     """
     touches = tables.lazy(queue_depths, "queue_depths", ["t_ns", "stream_id", "capacity"])
@@ -92,13 +93,15 @@ def holdups(queue_depths: AnyTable, spans: AnyTable) -> pl.DataFrame:
 
 def _steps(spans: AnyTable) -> pl.LazyFrame:
     """The work on each frame, with the queue that it was taken from before."""
-    table = tables.top_level(spans, ["t_ns", "stream_id", "stage", "kind"]).filter(
-        pl.col("frame") > 0, pl.col("stream_id").is_not_null()
+    table = tables.weighted(
+        tables.top_level(spans, ["t_ns", "stream_id", "stage", "kind"]).filter(
+            pl.col("frame") > 0, pl.col("stream_id").is_not_null()
+        )
     )
     queued = pl.col("kind") == "queue"
     return (
         tables.as_text(table, ["stage", "stream_id", "kind"])
-        .select("frame", "stream_id", "stage", "kind", "t_ns", "duration_ns")
+        .select("frame", "stream_id", "stage", "kind", "t_ns", "duration_ns", tables.WEIGHT)
         .sort("frame", "t_ns")
         .with_columns(
             queue=pl.when(queued).then("stage").forward_fill().over("frame"),
@@ -112,7 +115,7 @@ def _ways(steps: pl.LazyFrame) -> pl.LazyFrame:
     """Each queue's `place` on the frames' way, and the `stage` after it that takes most time."""
     return (
         steps.group_by(*_QUEUE, "stage")
-        .agg(pl.col("duration_ns").sum(), pl.col("since_ns").median())
+        .agg((pl.col("duration_ns") * pl.col(tables.WEIGHT)).sum(), pl.col("since_ns").median())
         .sort("duration_ns")
         .group_by(_QUEUE, maintain_order=True)
         .agg(pl.col("stage").last(), pl.col("since_ns").min().alias("place"))
@@ -128,12 +131,12 @@ def _work(steps: pl.LazyFrame, first: int, episodes: pl.LazyFrame) -> pl.LazyFra
     )
     return (
         steps.join(episodes.select(_QUEUE).unique(), on=_QUEUE, how="semi")
-        .select(*_QUEUE, "t_ns", end_ns=begin + pl.col("duration_ns"))
+        .select(*_QUEUE, "t_ns", tables.WEIGHT, end_ns=begin + pl.col("duration_ns"))
         .join(episodes.select(width), how="cross")
         .with_columns(bin=pl.int_ranges((begin - first) // wide, (end - first) // wide + 1))
         .explode("bin")
         .with_columns(bin_ns=first + pl.col("bin") * wide)
         .group_by(*_QUEUE, "bin_ns")
-        .agg(within.sum().alias("busy_ns"))
+        .agg((within * pl.col(tables.WEIGHT)).sum().alias("busy_ns"))
         .rename({"bin_ns": "t_ns"})
     )

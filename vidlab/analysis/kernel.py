@@ -46,6 +46,8 @@ def identified(events: AnyTable, spans: AnyTable) -> pl.LazyFrame:
         `stream_id`, `codec` and `gpu` are filled in where the span tells them, and `stage`
         (null outside of any) is added. `by` says how the span is known: "word" (the thread
         said so), "time" (the innermost span of that thread that was open), null (it is not).
+        `sample_rate` is that of the span: an event in a sampled span stands for those in the
+        spans that were not recorded, of which it is null.
     """
     events = _checked(events)
     spans = tables.lazy(
@@ -53,7 +55,7 @@ def identified(events: AnyTable, spans: AnyTable) -> pl.LazyFrame:
     )
     served = tables.as_text(
         spans.filter(pl.col("kind").cast(pl.String) == "service"), ("stage", "stream_id", "codec")
-    ).select("t_ns", "pid", "tid", "span", "duration_ns", "stage", *TAKEN)
+    )
     numbered = tables.as_text(events, ("stream_id", "codec")).with_row_index(_ROW).collect()
     asked = numbered.filter(pl.col("span").is_null()).select(_ROW, "pid", "tid", "t_ns")
     known = (
@@ -61,10 +63,11 @@ def identified(events: AnyTable, spans: AnyTable) -> pl.LazyFrame:
         .select("pid", "tid", "t_ns", "span", t_end_ns=pl.col("t_ns") + pl.col("duration_ns"))
         .collect()
     )
-    of_span = served.select(
-        "span", "stage", *(pl.col(name).alias(f"{name} of span") for name in TAKEN)
-    )
-    return (
+    taken: list[str | pl.Expr] = [
+        "stage",
+        *(pl.col(name).alias(f"{name} of span") for name in TAKEN),
+    ]
+    named = (
         numbered.lazy()
         .join(_open_spans(asked, known).lazy(), on=_ROW, how="left", maintain_order="left")
         .with_columns(
@@ -75,7 +78,9 @@ def identified(events: AnyTable, spans: AnyTable) -> pl.LazyFrame:
             span=pl.coalesce("span", _BY_TIME),
         )
         .drop(_BY_TIME, _ROW)
-        .join(of_span, on="span", how="left", maintain_order="left")
+    )
+    return (
+        tables.with_rates(named, served, "span", taken)
         .with_columns(_filled(name) for name in TAKEN)
         .drop(f"{name} of span" for name in TAKEN)
     )

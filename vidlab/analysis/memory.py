@@ -262,13 +262,22 @@ def per_frame(allocations: AnyTable, by: str | Sequence[str] = ("stream_id",)) -
         & (pl.col("status") == "ok")
         & pl.col("frame").is_not_null()
     )
+    weight = pl.col(tables.WEIGHT)
+    each = (
+        tables.weighted(table)
+        .group_by(*keys, "frame")
+        .agg(
+            weight.first().alias("frames"),
+            weight.sum().alias("allocations"),
+            (pl.col("size_bytes") * weight).sum().alias("allocated_bytes"),
+        )
+    )
     sums = [
-        pl.col("frame").n_unique().cast(pl.Int64).alias("frames"),
-        pl.len().cast(pl.Int64).alias("allocations"),
-        pl.col("size_bytes").sum().alias("allocated_bytes"),
+        tables.whole_number(pl.col(name).sum())
+        for name in ("frames", "allocations", "allocated_bytes")
     ]
     return (
-        (table.group_by(keys).agg(sums) if keys else table.select(sums))
+        (each.group_by(keys).agg(sums) if keys else each.select(sums))
         .with_columns(
             (pl.col("allocations") / pl.col("frames")).alias("allocations_per_frame"),
             (pl.col("allocated_bytes") / pl.col("frames")).alias("bytes_per_frame"),
@@ -279,12 +288,15 @@ def per_frame(allocations: AnyTable, by: str | Sequence[str] = ("stream_id",)) -
 
 
 def with_stage(allocations: AnyTable, spans: AnyTable) -> pl.LazyFrame:
-    """Return the allocations with the column `stage`: of the span in which each was made."""
+    """Return the allocations with the column `stage`: of the span in which each was made.
+
+    Where only a sample of spans was recorded, the stages of most allocations are unknown, and
+    the known ones stand for them: `sample_rate` is that of the span, and null where it was
+    not recorded.
+    """
     table = tables.lazy(allocations, "allocations", ("span",))
-    stages = tables.lazy(spans, "spans", ("span", "stage")).select(
-        "span", pl.col("stage").cast(pl.String)
-    )
-    return table.join(stages, on="span", how="left", maintain_order="left")
+    known = tables.lazy(spans, "spans", ("span", "stage"))
+    return tables.with_rates(table, known, "span", (pl.col("stage").cast(pl.String),))
 
 
 def _running(events: pl.DataFrame, number: np.ndarray[Any, Any]) -> tuple[Ints, Ints, Ints]:

@@ -45,13 +45,14 @@ def by_stage(
         `OUTSIDE`.
     """
     keys = tables.names(by)
-    waits = _waits(offcpu, spans)
+    waits, weight = _waits(offcpu, spans), pl.col(tables.WEIGHT)
     result = (
-        waits.group_by(keys)
+        tables.weighted(waits)
+        .group_by(keys)
         .agg(
-            pl.len().cast(pl.Int64).alias("count"),
-            pl.col("duration_ns").sum().alias("total_ns"),
-            pl.col("runqueue_ns").sum(),
+            tables.whole_number(weight.sum()).alias("count"),
+            tables.whole_number((pl.col("duration_ns") * weight).sum()).alias("total_ns"),
+            tables.whole_number((pl.col("runqueue_ns") * weight).sum()),
             pl.col("duration_ns").max().alias("longest_ns"),
         )
         .sort("total_ns", *keys, descending=[True, *[False] * len(keys)])
@@ -66,8 +67,9 @@ def by_stage(
             ),
             ["stage"],
         )
+        .pipe(tables.weighted)
         .group_by("stage")
-        .agg(pl.col("duration_ns").sum().alias("stage took"))
+        .agg((pl.col("duration_ns") * weight).sum().alias("stage took"))
         .collect()
     )
     return tables.plain(
@@ -147,4 +149,6 @@ def _time_up_to(
 
 def _waits(offcpu: AnyTable, spans: AnyTable) -> pl.LazyFrame:
     known = tables.as_text(tables.lazy(offcpu, "kernel_offcpu", _NEEDED), ["state"])
-    return kernel.identified(known, spans).with_columns(stage=pl.col("stage").fill_null(OUTSIDE))
+    # Those in spans that were not recorded are stood for by others.
+    waits = kernel.identified(known, spans).filter(pl.col("sample_rate").is_not_null())
+    return waits.with_columns(stage=pl.col("stage").fill_null(OUTSIDE))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -33,8 +35,9 @@ def frames_hit(
     -------
     pl.DataFrame
         ``frame`` (u64), ``t_ns`` (the pause's start), ``generation`` and
-        ``overlap_ns``: how much of the frame's life the pause took. One row a
-        pair, by pause and frame. A frame without an end was still in flight.
+        ``overlap_ns``: how much of the frame's life the pause took; and the
+        ``sample_rate`` of the frame, if the table has it. One row a pair, by pause
+        and frame. A frame without an end was still in flight.
     """
     pauses = gc_pauses.lazy().select(
         "t_ns",
@@ -43,8 +46,10 @@ def frames_hit(
         pl.col("frame").alias("at_hand"),
         (pl.col("t_ns") + pl.col("duration_ns")).alias("end_ns"),
     )
+    rate = ["sample_rate"] if tables.has(frames.lazy(), "sample_rate") else []
     lives = frames.lazy().select(
         "frame",
+        *rate,
         pl.col("pid").alias("frame_pid"),
         "t_demux_ns",
         pl.col("t_done_ns").fill_null(pl.lit((1 << 63) - 1, pl.Int64)),
@@ -59,13 +64,34 @@ def frames_hit(
         pl.col("t_ns") < pl.col("t_done_ns"), pl.col("end_ns") > pl.col("t_demux_ns")
     )
     overlap = pl.min_horizontal("end_ns", "t_done_ns") - pl.max_horizontal("t_ns", "t_demux_ns")
-    hit = ["frame", "t_ns", "generation", overlap.alias("overlap_ns")]
+    hit = ["frame", "t_ns", "generation", overlap.alias("overlap_ns"), *rate]
     return (
         pl.concat([in_flight.select(hit), at_hand.select(hit)])
         .unique(["frame", "t_ns"])
         .sort("t_ns", "frame")
         .collect()
     )
+
+
+def count_hit(hit: AnyTable, by: str | Sequence[str] = ()) -> pl.DataFrame:
+    """Return how many frames were in flight during a pause.
+
+    Parameters
+    ----------
+    hit : polars.LazyFrame or polars.DataFrame
+        What `frames_hit` returned. A sampled frame counts for all that it stands for.
+    by : str or sequence of str
+        ``generation``, or nothing for all pauses together: one row then.
+
+    Returns
+    -------
+    polars.DataFrame
+        `by` and `frames_hit`, each frame once; sorted by `by`.
+    """
+    keys = tables.names(by)
+    each = tables.weighted(hit.lazy()).unique(["frame", *keys])
+    count = tables.whole_number(pl.col(tables.WEIGHT).sum()).alias("frames_hit")
+    return (each.group_by(keys).agg(count).sort(keys) if keys else each.select(count)).collect()
 
 
 def by_generation(gc_pauses: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:

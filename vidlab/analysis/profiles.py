@@ -171,7 +171,8 @@ def slow_and_rest(spans: AnyTable, stage: str, share: float = 0.1) -> tuple[list
     stage : str
         The stage. Only spans whose clocks were read count, as samples are of these.
     share : float
-        Which share of them is slow, in (0, 1).
+        Which share of them is slow, in (0, 1). A sampled span counts for all that it stands
+        for.
 
     Raises
     ------
@@ -183,14 +184,17 @@ def slow_and_rest(spans: AnyTable, stage: str, share: float = 0.1) -> tuple[list
     table = tables.lazy(spans, "spans", ["span", "stage", "duration_ns", "cpu_ns"])
     of_stage = (pl.col("stage").cast(pl.String) == stage) & pl.col("cpu_ns").is_not_null()
     ranked = (
-        table.filter(of_stage)
-        .select("span", "duration_ns")
+        tables.weighted(table.filter(of_stage))
+        .select("span", "duration_ns", tables.WEIGHT)
         .sort("duration_ns", "span", descending=[True, False])
-        .collect()["span"]
-        .to_list()
+        .collect()
     )
-    slow = -int(-len(ranked) * share // 1)
-    return ranked[:slow], ranked[slow:]
+    weights = ranked[tables.WEIGHT].to_numpy()
+    before = weights.cumsum() - weights
+    # The last of the slow ones is that with which they are so many.
+    slow = int((before < share * weights.sum() * (1 - 1e-12)).sum())
+    numbers = ranked["span"].to_list()
+    return numbers[:slow], numbers[slow:]
 
 
 def flame(profile: pl.DataFrame, layers: Sequence[str] = (), prune: float = PRUNED) -> pl.DataFrame:

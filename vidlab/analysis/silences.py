@@ -32,12 +32,19 @@ TOGETHER_NS = 250_000_000
 #: begin or the end of a pipeline: silences there mean nothing.
 _AROUND_NS = 200_000_000
 
+#: Where only a sample of frames is recorded, gaps come at random, and a silence is this many
+#: times as long as what is usual there; and up to this time is looked at for streams at work.
+_TIMES_SAMPLED, _WIDEST_NS = 8, 1_000_000_000
+
 _NEEDED = ("pid", "t_ns", "duration_ns", "stream_id")
 _COLUMNS = ("pid", "t_ns", "duration_ns", "gc_ns", "runqueue_ns")
 
 
 def silences(spans: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame:
     """Return the times in which no thread of a process began or ended a span.
+
+    Of a sampled recording only those are told that are long beside the gaps between what was
+    recorded, and they begin and end up to such a gap sooner and later than the silence did.
 
     Parameters
     ----------
@@ -58,27 +65,49 @@ def silences(spans: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame
     # A wait is not work, and its ends coincide with those of the work around it.
     work = table.filter(pl.col("kind").cast(pl.String) == "service")
     begin = pl.col("t_ns")
+    least_share, even, share = _sampled(work)
     moments = pl.concat(
-        [
-            work.select("pid", "stream_id", begin),
-            work.select("pid", "stream_id", begin + pl.col("duration_ns")),
-        ]
+        work.select("pid", "stream_id", t_ns=moment, even=even, share=pl.when(even).then(share))
+        for moment in (begin, begin + pl.col("duration_ns"))
     )
     # Ticks are few, whatever the number of spans. A silence begins with the last moment of one
     # and ends with the first moment of another.
     ticks = (
         moments.group_by("pid", "stream_id", (begin // _TICK_NS).alias("tick"))
-        .agg(begin.min().alias("first_ns"), begin.max().alias("last_ns"))
+        .agg(
+            begin.min().alias("first_ns"),
+            begin.max().alias("last_ns"),
+            pl.col("even").any(),
+            pl.col("share").min(),
+        )
         .collect(engine="streaming")
         .lazy()
     )
-    ends = ticks.group_by("pid", "tick").agg(pl.col("first_ns").min(), pl.col("last_ns").max())
-    following = pl.col("first_ns").shift(-1).over("pid", order_by="tick")
-    gaps = ends.select("pid", t_ns="last_ns", duration_ns=following - pl.col("last_ns"))
-    usual = pl.col("duration_ns").quantile(_USUAL, "nearest").over("pid")
-    long = pl.max_horizontal(usual * TIMES_USUAL, pl.lit(LEAST_NS))
+    ends = (
+        ticks.group_by("pid", "tick")
+        .agg(
+            pl.col("first_ns").min(),
+            pl.col("last_ns").max(),
+            pl.col("even").any(),
+            pl.col("share").min(),
+        )
+        .with_columns(pl.col("share").forward_fill().backward_fill().over("pid", order_by="tick"))
+    )
+    around_ns = min(round(_AROUND_NS / least_share), _WIDEST_NS)
+    usual = _gaps(ends.filter("even")).pipe(_amid_work, ticks, around_ns)
+    times = pl.when(pl.col("share") < 1.0).then(_TIMES_SAMPLED).otherwise(TIMES_USUAL)
+    long = pl.max_horizontal(pl.col("usual_ns") * times, pl.lit(LEAST_NS))
     quiet = (
-        gaps.pipe(_amid_work, ticks)
+        _gaps(ends)
+        .pipe(_amid_work, ticks, around_ns)
+        .join(
+            usual.group_by("pid", "share").agg(
+                pl.col("duration_ns").quantile(_USUAL, "nearest").alias("usual_ns")
+            ),
+            on=["pid", "share"],
+            how="left",
+            nulls_equal=True,
+        )
         .filter(pl.col("duration_ns") >= long)
         .sort("pid", "t_ns")
         .collect()
@@ -91,14 +120,38 @@ def silences(spans: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame
     return _with_collections(with_waits, pauses).select(_COLUMNS).collect()
 
 
-def _amid_work(quiet: pl.LazyFrame, ticks: pl.LazyFrame) -> pl.LazyFrame:
+def _sampled(work: pl.LazyFrame) -> tuple[float, pl.Expr, pl.Expr]:
+    """The least share of frames that was recorded, whether a span is one of an even sample
+    (not of a frame kept for what became of it), and the share of its frames."""
+    if not tables.has(work, "sample_rate"):
+        return 1.0, pl.lit(True), pl.lit(1.0)
+    share = pl.col("sample_rate")
+    sampled = (
+        work.filter(share < 1.0)
+        .group_by(tables.opened().alias("opened"))
+        .agg(share.min())
+        .collect(engine="streaming")
+    )
+    if not sampled.height:
+        return 1.0, pl.lit(True), pl.lit(1.0)
+    of_sampled = tables.opened().is_in(sampled["opened"].implode()).fill_null(value=False)
+    return float(sampled["sample_rate"].to_numpy().min()), ~of_sampled | (share < 1.0), share
+
+
+def _gaps(ends: pl.LazyFrame) -> pl.LazyFrame:
+    """The times between a tick's last moment and the next one's first."""
+    following = pl.col("first_ns").shift(-1).over("pid", order_by="tick")
+    return ends.select("pid", "share", t_ns="last_ns", duration_ns=following - pl.col("last_ns"))
+
+
+def _amid_work(quiet: pl.LazyFrame, ticks: pl.LazyFrame, around_ns: int) -> pl.LazyFrame:
     """Those gaps before and after which at least half of the usual streams are at work."""
-    part = pl.col("t_ns") // _AROUND_NS
-    in_part = (pl.col("tick") * _TICK_NS // _AROUND_NS).alias("part")
+    part = pl.col("t_ns") // around_ns
+    in_part = (pl.col("tick") * _TICK_NS // around_ns).alias("part")
     at_work = ticks.group_by("pid", in_part).agg(pl.col("stream_id").n_unique())
     usual = pl.col("stream_id").max().over("pid")
     busy = at_work.filter(2 * pl.col("stream_id") >= usual).select("pid", "part")
-    after = (pl.col("t_ns") + pl.col("duration_ns")) // _AROUND_NS
+    after = (pl.col("t_ns") + pl.col("duration_ns")) // around_ns
     return (
         quiet.with_columns(before=part, after=after)
         .join(busy, left_on=["pid", "before"], right_on=["pid", "part"], how="semi")

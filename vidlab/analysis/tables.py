@@ -29,8 +29,8 @@ DELIVERED = ("delivered", "duplicated")
 
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
-# A column of our own: no label, being an identifier, is called so.
-_STREAM = "the stream"
+# Columns of our own: no label, being an identifier, is called so.
+_STREAM, _RATE, _SOME = "the stream", "rate of the span", "some spans stand for others"
 
 
 @cache
@@ -138,6 +138,39 @@ def recorded_whole(
     if has(frames, "sample_rate"):
         frames = frames.filter(pl.col("sample_rate").eq(1.0).all().over(stream))
     return frames
+
+
+def with_rates(
+    rows: pl.LazyFrame, spans: pl.LazyFrame, on: str, columns: Sequence[str | pl.Expr] = ()
+) -> pl.LazyFrame:
+    """Return rows that name spans with the `sample_rate` of those, and with columns of them.
+
+    A row that names no span keeps its own rate, 1 if it has none. Where only a sample of
+    spans was recorded, those of rows whose span was not recorded are null: others stand for
+    them, and `weighted` gives them no weight.
+
+    Parameters
+    ----------
+    rows : polars.LazyFrame
+        With the column `on`, the number of a span; 0 or null for none.
+    spans : polars.LazyFrame
+        The table `spans`, all of it.
+    on : str
+    columns : sequence of str or polars.Expr
+        What to take from spans.
+    """
+    rate = pl.col("sample_rate") if has(spans, "sample_rate") else pl.lit(1.0)
+    own = pl.col("sample_rate") if has(rows, "sample_rate") else pl.lit(1.0)
+    known = spans.select(pl.col("span").alias(on), *columns, rate.alias(_RATE))
+    some = spans.select((rate < 1.0).any().alias(_SOME)) if has(spans, "sample_rate") else None
+    is_sampled = pl.col(_SOME).fill_null(value=False) if some is not None else pl.lit(False)
+    joined = rows.join(known, on=on, how="left", maintain_order="left")
+    stood_for = is_sampled & (pl.col(on).fill_null(0) > 0)
+    return (
+        (joined if some is None else joined.join(some, how="cross", maintain_order="left"))
+        .with_columns(sample_rate=pl.coalesce(_RATE, pl.when(~stood_for).then(own)))
+        .drop(_RATE, *([] if some is None else [_SOME]))
+    )
 
 
 def opened() -> pl.Expr:

@@ -4,56 +4,16 @@ from __future__ import annotations
 
 import polars as pl
 
-from . import scheduling, tables
+from . import scheduling, tables, threadnames
 from .tables import AnyTable
 
 _KEYS = ["pid", "tid"]
 
-#: How the names of vidlab's own threads begin, which nobody has to hear of.
-OWN = "vidlab"
+#: The number of a loop's main task, which the loop runs until it is done.
+MAIN = 0
 
-#: Tasks as they were made: those that were there at the first look bear numbers in no order,
-#: but as a rule asyncio's names.
-_ORDER = ("t_ns", pl.col("name").str.extract(r"^Task-(\d+)$").cast(pl.Int64), "task")
-
-
-def named(table: AnyTable, threads: AnyTable) -> pl.DataFrame:
-    """Return a table with the name of each row's thread.
-
-    Parameters
-    ----------
-    table : polars.LazyFrame or polars.DataFrame
-        Has `pid` and `tid`.
-    threads : polars.LazyFrame or polars.DataFrame
-        The table `threads`.
-
-    Returns
-    -------
-    polars.DataFrame
-        The table in its order, with `name` (the last that it had; "thread 4711" if none is
-        known, and it is not the main thread) and `python`: whether Python knows the thread
-        (null if that is not known).
-    """
-    known = tables.lazy(threads, "threads", (*_KEYS, "t_ns", "name", "python"))
-    last = (
-        tables.as_text(known, ["name"])
-        .sort("t_ns", maintain_order=True)
-        .group_by(_KEYS)
-        .agg(pl.col("name").drop_nulls().last(), pl.col("python").last())
-    )
-    main = pl.when(pl.col("pid") == pl.col("tid")).then(pl.lit("MainThread"))
-    unknown = main.otherwise(pl.format("thread {}", "tid"))
-    return (
-        table.lazy()
-        .join(last, on=_KEYS, how="left", maintain_order="left")
-        .with_columns(name=pl.coalesce("name", unknown))
-        .collect()
-    )
-
-
-def without_ours(named_threads: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of threads, with `name`, that are not vidlab's own."""
-    return named_threads.filter(~pl.col("name").str.starts_with(OWN))
+#: Where packages are installed, in the name of a file.
+_INSTALLED = r"/(?:site|dist)-packages/"
 
 
 def by_thread(threads: AnyTable, thread_waits: AnyTable) -> pl.DataFrame:
@@ -81,7 +41,7 @@ def by_thread(threads: AnyTable, thread_waits: AnyTable) -> pl.DataFrame:
     waits = scheduling.by_thread(thread_waits)
     all_of_them = lives.collect().join(waits, on=_KEYS, how="full", coalesce=True)
     return (
-        named(all_of_them, threads)
+        threadnames.named(all_of_them, threadnames.known(threads))
         .select(*_KEYS, "name", "python", "daemon", "t_ns", "t_end_ns", *waits.columns[2:])
         .sort("cpu_ns", *_KEYS, descending=[True, False, False], nulls_last=True)
     )
@@ -100,8 +60,8 @@ def tasks(seen: AnyTable) -> pl.DataFrame:
     polars.DataFrame
         `pid`, `loop`, `task`, `name`, `coroutine`, `waits_at` (where it was last),
         `t_ns` and `t_end_ns` (from when to when it was seen), `age_ns`, `steps`, `looks`
-        (how often it was seen), `first` (the first task of its loop: as a rule the program's
-        main one, which waits for all others) and `there` (it was still there at one of the
+        (how often it was seen), `main` (the task that the loop runs until it is done, which
+        waits for all others) and `there` (it was still there at one of the
         last two looks at its loop: at the end of a program all tasks are cancelled). The
         oldest come first.
     """
@@ -123,8 +83,7 @@ def tasks(seen: AnyTable) -> pl.DataFrame:
             pl.len().cast(pl.Int64).alias("looks"),
         )
         .with_columns(
-            first=pl.col("task").sort_by(_ORDER, nulls_last=True).first().over(loop)
-            == pl.col("task"),
+            main=pl.col("task") == MAIN,
             there=pl.col("t_end_ns") >= pl.col("lately"),
         )
         .drop("lately")
@@ -136,9 +95,9 @@ def tasks(seen: AnyTable) -> pl.DataFrame:
 def stuck(seen: AnyTable, age_ns: int) -> pl.DataFrame:
     """Return the places at which tasks wait that never came any further.
 
-    Left out are the first task of a loop, which waits for the others and ends with the
-    program, and what was there at the first look and waits within an installed package: those
-    are a framework's own.
+    Left out are the main task of a loop, which waits for the others and ends with the
+    program, and what waits within an installed package and has none of the program's code:
+    those are a framework's own.
 
     Parameters
     ----------
@@ -157,15 +116,12 @@ def stuck(seen: AnyTable, age_ns: int) -> pl.DataFrame:
     return (
         tasks(seen)
         .lazy()
-        .with_columns(at_first=pl.col("t_ns") == pl.col("t_ns").min().over("pid"))
         .filter(
             pl.col("age_ns") >= age_ns,
             pl.col("steps") == 0,
             pl.col("there"),
-            ~pl.col("first"),
-            ~(pl.col("at_first") & pl.col("waits_at").str.contains("site-packages")).fill_null(
-                False
-            ),
+            ~pl.col("main"),
+            ~pl.col("waits_at").str.contains(_INSTALLED).fill_null(False),
         )
         .group_by(keys, maintain_order=True)
         .agg(

@@ -10,14 +10,24 @@ from __future__ import annotations
 
 import polars as pl
 
-from . import bins, pauses, quantiles, tables, threads
+from . import bins, pauses, quantiles, tables, threadnames
 from .tables import AnyTable
 
 _PARTS = ("late_ns", "runqueue_ns", "gil_ns")
 _NEEDED = ("pid", "t_ns", *_PARTS)
 
+#: For how long vidlab itself had the GIL as it looked at the program: metrics.
+LOOKS = ("vidlab.runtime.census.duration", "vidlab.runtime.tracing.duration")
 
-def by_process(wakeups: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame:
+#: The thread that looks.
+_SAMPLER = "vidlab-sampler"
+
+
+def by_process(
+    wakeups: AnyTable,
+    gc_pauses: AnyTable | None = None,
+    runtime_metrics: AnyTable | None = None,
+) -> pl.DataFrame:
     """Return how late Python ran in each process, and what it waited for.
 
     Parameters
@@ -26,6 +36,8 @@ def by_process(wakeups: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataF
         The table `wakeups`.
     gc_pauses : polars.LazyFrame or polars.DataFrame, optional
         The table `gc_pauses`: what the collector took does not count as a wait for the GIL.
+    runtime_metrics : polars.LazyFrame or polars.DataFrame, optional
+        The table `runtime_metrics`: what vidlab's own looks took (`LOOKS`) does not count.
 
     Returns
     -------
@@ -33,7 +45,7 @@ def by_process(wakeups: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataF
         `pid`, `count`, and for each of `late`, `runqueue` and `gil` (an estimate)
         `…_p50_ns`, `…_p99_ns` (nearest-rank) and `…_max_ns`; sorted by `pid`.
     """
-    known = identified(wakeups, gc_pauses)
+    known = identified(wakeups, gc_pauses, runtime_metrics)
     result = known.group_by("pid").agg(pl.len().cast(pl.Int64).alias("count"))
     for part in _PARTS:
         found = quantiles.grouped(known.lazy(), ["pid"], (0.5, 0.99), part)
@@ -44,13 +56,16 @@ def by_process(wakeups: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataF
 
 
 def over_time(
-    wakeups: AnyTable, gc_pauses: AnyTable | None = None, time_bins: int = 200
+    wakeups: AnyTable,
+    gc_pauses: AnyTable | None = None,
+    time_bins: int = 200,
+    runtime_metrics: AnyTable | None = None,
 ) -> pl.DataFrame:
     """Return the latest wake-up of each moment, and what it waited for, for a chart.
 
     Parameters
     ----------
-    wakeups, gc_pauses
+    wakeups, gc_pauses, runtime_metrics
         As of `by_process`.
     time_bins : int
         How many parts the time from the first to the last wake-up is cut into.
@@ -61,7 +76,7 @@ def over_time(
         `pid`, `t_ns`, `t_end_ns`, `late_ns`, and of it `runqueue_ns`, `gc_ns` and `gil_ns`;
         `count` (wake-ups). By process and time.
     """
-    known = identified(wakeups, gc_pauses).lazy()
+    known = identified(wakeups, gc_pauses, runtime_metrics).lazy()
     start, width = bins.time_bin(known, time_bins)
     return (
         known.sort("late_ns")
@@ -85,14 +100,35 @@ def over_time(
     )
 
 
-def identified(wakeups: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame:
+def looks(runtime_metrics: AnyTable) -> pl.DataFrame:
+    """Return when vidlab itself held up the program as it looked at it.
+
+    Returns
+    -------
+    polars.DataFrame
+        `pid`, `t_ns` and `duration_ns`; these do not overlap.
+    """
+    columns = ("pid", "t_ns", "metric", "value")
+    return (
+        tables.as_text(tables.lazy(runtime_metrics, "runtime_metrics", columns), ["metric"])
+        .filter(pl.col("metric").is_in(LOOKS))
+        .select("pid", "t_ns", duration_ns=(pl.col("value") * 1e9).round().cast(pl.Int64))
+        .collect()
+    )
+
+
+def identified(
+    wakeups: AnyTable,
+    gc_pauses: AnyTable | None = None,
+    runtime_metrics: AnyTable | None = None,
+) -> pl.DataFrame:
     """Return the wake-ups with what the collector took of each, which is no wait for a thread.
 
     Returns
     -------
     polars.DataFrame
         `pid`, `t_ns` (when it was due), `t_end_ns` (when it ran), `late_ns`, and of it
-        `runqueue_ns`, `gc_ns` and `gil_ns`.
+        `runqueue_ns`, `gc_ns` and `gil_ns`. What vidlab's own looks took is in none of them.
     """
     known = (
         tables.lazy(wakeups, "wakeups", _NEEDED)
@@ -104,6 +140,13 @@ def identified(wakeups: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataF
         )
         .collect()
     )
+    if runtime_metrics is not None:
+        own = pauses.within(known, looks(runtime_metrics)).alias("own_ns")
+        taken = pl.min_horizontal("gil_ns", "own_ns")
+        known = known.with_columns(own).with_columns(
+            late_ns=pl.col("late_ns") - taken, gil_ns=pl.col("gil_ns") - taken
+        )
+        known = known.drop("own_ns")
     if gc_pauses is None:
         return known.with_columns(gc_ns=pl.lit(0, pl.Int64))
     taken = pl.min_horizontal("gil_ns", "gc_ns")
@@ -117,6 +160,7 @@ def holders(
     thread_waits: AnyTable,
     threads_seen: AnyTable,
     gc_pauses: AnyTable | None = None,
+    runtime_metrics: AnyTable | None = None,
 ) -> pl.DataFrame:
     """Return which threads had the CPU while Python waited for the GIL.
 
@@ -126,16 +170,15 @@ def holders(
 
     Parameters
     ----------
-    wakeups, thread_waits, threads_seen, gc_pauses
-        The tables `wakeups`, `thread_waits`, `threads` and `gc_pauses`.
+    wakeups, thread_waits, threads_seen, gc_pauses, runtime_metrics
+        The tables `wakeups`, `thread_waits`, `threads`, `gc_pauses` and `runtime_metrics`.
 
     Returns
     -------
     polars.DataFrame
         `pid`, `tid`, `name`, `share` (of the process' waits for the GIL), `cpu_share` (of the
         time of its windows). The largest share of each process comes first. Threads that
-        Python does not know are left out, but for vidlab's own: a census of all objects holds
-        the GIL too.
+        Python does not know are left out, but for vidlab's own, without its looks.
     """
     windows = (
         tables.lazy(thread_waits, "thread_waits", ("pid", "tid", "t_ns", "duration_ns", "cpu_ns"))
@@ -144,15 +187,19 @@ def holders(
     )
     # A thread that lived too short to be looked at is a decoder's or its like.
     unknown = ~pl.col("python").any().over("pid")
-    ours = pl.col("name").str.starts_with(threads.OWN)
-    known = threads.named(windows, threads_seen).filter(pl.col("python").fill_null(unknown) | ours)
+    ours = pl.col("name").str.starts_with(threadnames.OWN)
+    known = threadnames.named(windows, threadnames.known(threads_seen)).filter(
+        pl.col("python").fill_null(unknown) | ours
+    )
+    if runtime_metrics is not None:
+        known = _without_looks(known, runtime_metrics)
     width = int(known["duration_ns"].median() or 1)  # type: ignore[arg-type]
     part = pl.col("t_ns") // width
     waited = (
-        identified(wakeups, gc_pauses).group_by("pid", part.alias("part")).agg(
-            pl.col("gil_ns").sum()
-        )
-    )  # fmt: skip
+        identified(wakeups, gc_pauses, runtime_metrics)
+        .group_by("pid", part.alias("part"))
+        .agg(pl.col("gil_ns").sum())
+    )
     middle = (pl.col("t_ns") + pl.col("duration_ns") // 2) // width
     all_cpu = pl.col("cpu_ns").sum().over("pid", "part")
     return (
@@ -177,3 +224,16 @@ def holders(
             descending=[False, True, True, False], nulls_last=True,
         )
     )  # fmt: skip
+
+
+def _without_looks(windows: pl.DataFrame, runtime_metrics: AnyTable) -> pl.DataFrame:
+    """Return the windows, without the CPU time that the sampler's looks took."""
+    times = windows.select("pid", "t_ns", t_end_ns=pl.col("t_ns") + pl.col("duration_ns"))
+    took = pauses.within(times, looks(runtime_metrics)).alias("own_ns")
+    rest = (pl.col("cpu_ns") - pl.col("own_ns")).clip(0)
+    sampler = pl.col("name") == _SAMPLER
+    return (
+        windows.with_columns(took)
+        .with_columns(cpu_ns=pl.when(sampler).then(rest).otherwise("cpu_ns"))
+        .drop("own_ns")
+    )

@@ -59,7 +59,7 @@ def by_label(df: pl.DataFrame, *, lost: int = 0) -> AnyChart:
                 .otherwise(pl.format("{} %", (pl.col("coverage") * 100).round(0).cast(pl.Int64))),
             ).alias("text"),
             pl.max_horizontal("cpu_ms", "sampled_ms").alias("end_ms"),
-            pl.lit(_SAMPLED).alias("mark"),
+            pl.lit(_SAMPLED).alias("sign"),
         )
     )
     y = alt.Y("name:N", sort=order, title=None)
@@ -93,7 +93,7 @@ def by_label(df: pl.DataFrame, *, lost: int = 0) -> AnyChart:
             x="sampled_ms:Q",
             y=y,
             color=alt.Color(
-                "mark:N",
+                "sign:N",
                 title=None,
                 scale=alt.Scale(domain=[_SAMPLED], range=["#E8213B"]),
                 legend=alt.Legend(orient="bottom", labelLimit=400),

@@ -55,7 +55,7 @@ def timeline(
     late : DataFrame
         What `analysis.wakeups.over_time` returned.
     threads : DataFrame
-        What `analysis.scheduling.over_time` returned, with names (`analysis.threads.named`).
+        What `analysis.scheduling.over_time` returned, with names (`analysis.threadnames.named`).
     delays : DataFrame
         What `analysis.loops.over_time` returned.
     start_ns : int

@@ -94,7 +94,7 @@ def over_time(df: pl.DataFrame, *, start_ns: int | None = None, lost: int = 0) -
     Parameters
     ----------
     df : DataFrame
-        What `analysis.scheduling.over_time` returned, with names (`analysis.threads.named`).
+        What `analysis.scheduling.over_time` returned, with names (`analysis.threadnames.named`).
     start_ns : int
         The moment from which time is counted; by default the first in the table.
     lost : int

@@ -11,7 +11,7 @@ from .theme import AnyChart
 #: Tasks that a chart shows at most: the oldest.
 MAX_ROWS = 40
 
-_COLOURS = {"it moved": "#4A8FBF", "it never moved": "#BB5566", "the first of its loop": "#C9CCD1"}
+_COLOURS = {"it moved": "#4A8FBF", "it never moved": "#BB5566", "its loop's main task": "#C9CCD1"}
 
 
 def lives(df: pl.DataFrame, *, start_ns: int | None = None, lost: int = 0) -> AnyChart:
@@ -32,8 +32,8 @@ def lives(df: pl.DataFrame, *, start_ns: int | None = None, lost: int = 0) -> An
     start = int(df["t_ns"].min()) if start_ns is None else start_ns  # type: ignore[arg-type]
     shortest = (int(df["t_end_ns"].max()) - start) // 250  # type: ignore[arg-type]
     moved = (
-        pl.when("first")
-        .then(pl.lit("the first of its loop"))
+        pl.when("main")
+        .then(pl.lit("its loop's main task"))
         .when(pl.col("steps") > 0)
         .then(pl.lit("it moved"))
         .otherwise(pl.lit("it never moved"))

@@ -205,9 +205,13 @@ def log_axis(title: str, limits: Sequence[float]) -> alt.Axis:
 
 
 def note(lost: int) -> list[str]:
-    """Return the warning that a chart must carry if rows of its tables were lost."""
+    """Return what a chart must say if rows of its tables were lost, or frames left out.
+
+    `lost` is the number of rows, or `analysis.sampling.Gaps`, which knows both.
+    """
     rows = "row" if lost == 1 else "rows"
-    return [f"⚠ {lost:,} {rows} lost while recording: what is shown is incomplete"] if lost else []
+    gone = f"⚠ {lost:,} {rows} lost while recording: what is shown is incomplete" if lost else ""
+    return [line for line in (gone, getattr(lost, "sampled", "")) if line]
 
 
 def titled(

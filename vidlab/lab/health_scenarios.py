@@ -8,7 +8,6 @@ at once. `analysis.health` is to name what each has planted, and nothing in the 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -25,10 +24,6 @@ from ..recording import record
 from . import health_programs, health_tasks
 from .clips import Clip, make_clips
 from .health_programs import RATE
-
-#: The programs' module has this name too while they run: what is called vidlab's own is not
-#: looked through for what it holds.
-PROGRAM = "camera_service"
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ SCENARIOS = {
         ),
         Scenario(
             "cache_growth",
-            (f"{PROGRAM}.THUMBNAILS", f"{PROGRAM}.every_caption"),
+            ("health_programs.THUMBNAILS", "health_programs.every_caption"),
             health_programs.cache_growth,
         ),
         Scenario("gil_hog", ("native-sorter",), health_programs.native_gil_hog),
@@ -136,7 +131,6 @@ def record_scenarios(
         services = [_Service(SCENARIOS[name], clip, healthy) for name in names]
         profile = replace(DEBUG, census=seconds / CENSUSES, tracing=None, most_share=0.5)
         engines: list[Engine] = [Frames(), Runtime(profile=profile)]
-        sys.modules[PROGRAM] = health_programs
         try:
             with record(path, engines=engines, overwrite=True) as recording:
                 for service in services:
@@ -144,7 +138,6 @@ def record_scenarios(
                 for service in services:
                     service.join()
         finally:
-            del sys.modules[PROGRAM]
             health_programs.forget()
     for service in services:
         if service.failure is not None:

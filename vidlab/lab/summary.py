@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from ..analysis import closure, cpu, health, latency, losses
+from ..analysis import closure, cpu, health, latency, losses, sampling
 from ..runs.run import Run
 from .diagnosis import Cause
 
@@ -45,6 +45,8 @@ def summary(run: Run, causes: list[Cause]) -> list[str]:
     streams = latency.late_summary(frames, _BY).filter(pl.col("late") > 0)
     places = closure.ranking(closure.by_cause(frames, run.scan("spans"), _BY), n=1_000)
     lines = [_headline(run, frames, deadline_ms)]
+    sampled = sampling.sentence(run.scan("frames"), run.scan("sampling_decisions"))
+    lines += [f"  {sampled}"] if sampled else []
     if streams.height:
         shown, rest = streams.head(MOST_STREAMS), streams.slice(MOST_STREAMS)
         lines.append("  where the late frames' time went, beyond the usual:")
@@ -89,7 +91,7 @@ def _cpu(run: Run) -> list[str]:
 
 
 def _headline(run: Run, frames: pl.DataFrame, deadline_ms: float | None) -> str:
-    counted = latency.late_summary(frames, [])
+    counted = latency.late_summary(frames, _BY)
     late, delivered = (int(counted[name].sum()) for name in ("late", "delivered"))
     fates = losses.fates(run.scan("frames"), [])
     lost = fates.select(pl.sum_horizontal("dropped", "corrupt", "cancelled")).sum().item()

@@ -104,14 +104,14 @@ METRICS = (
         "vidlab.runtime.census.duration",
         _GAUGE,
         "s",
-        "CPU time of a stretch of a look at what holds objects: the program may wait for the GIL",
+        "how long a stretch of a look at what holds objects ran: the program may wait for the GIL",
         part="census",
     ),
     Metric(
         "vidlab.runtime.tracing.duration",
         _GAUGE,
         "s",
-        "CPU time of a stretch of a look at tracemalloc: the program may wait for the GIL",
+        "how long a stretch of a look at tracemalloc ran: the program may wait for the GIL",
         part="tracing",
     ),
     Metric(

@@ -16,6 +16,7 @@ from ..analysis import (
     loops,
     pauses,
     scheduling,
+    threadnames,
     threads,
     trends,
     wakeups,
@@ -137,8 +138,10 @@ class HealthSection:
         return health_charts.timeline(
             latency.over_time(frames, time_bins=_BINS),
             collections,
-            wakeups.over_time(run.scan("wakeups"), collections, _BINS),
-            threads.without_ours(threads.named(waits, run.scan("threads"))),
+            wakeups.over_time(run.scan("wakeups"), collections, _BINS, run.scan("runtime_metrics")),
+            threadnames.without_ours(
+                threadnames.named(waits, threadnames.known(run.scan("threads")))
+            ),
             loops.over_time(run.scan("loop_delays"), _BINS),
             start_ns=self.part.start_ns,
             lost=self.part.lost("frames", "gc_pauses", "wakeups", "thread_waits", "loop_delays"),
@@ -151,7 +154,7 @@ class HealthSection:
         if not found.height:
             return None
         hit = pauses.frames_hit(run.scan("gc_pauses"), run.scan("frames"))
-        frames = hit.group_by("generation").agg(pl.col("frame").n_unique().alias("frames_hit"))
+        frames = pauses.count_hit(hit, "generation")
         return Table(
             found.join(frames, on="generation", how="left", maintain_order="left").with_columns(
                 pl.col("frames_hit").fill_null(0)
@@ -162,7 +165,7 @@ class HealthSection:
     def wakeups(self) -> Table | None:
         """Return how late Python ran, and what it waited for, by process."""
         run = self.part.run
-        found = wakeups.by_process(run.scan("wakeups"), run.scan("gc_pauses"))
+        found = wakeups.by_process(*map(run.scan, ("wakeups", "gc_pauses", "runtime_metrics")))
         if not found.height:
             return None
         columns = ("p50_ns", "p99_ns", "max_ns")
@@ -180,7 +183,8 @@ class HealthSection:
     def holders_of_the_gil(self) -> Table | None:
         """Return which threads had the CPU while Python waited for the GIL."""
         run = self.part.run
-        found = wakeups.holders(*map(run.scan, ("wakeups", "thread_waits", "threads", "gc_pauses")))
+        tables = ("wakeups", "thread_waits", "threads", "gc_pauses", "runtime_metrics")
+        found = wakeups.holders(*map(run.scan, tables))
         shown = found.filter(pl.col("share") >= _WORTH_A_ROW).drop("tid").head(_ROWS)
         if not shown.height:
             return None
@@ -191,7 +195,7 @@ class HealthSection:
 
     def scheduling(self) -> Any:
         """Return how much of its time each thread ran, and waited for a CPU."""
-        known = threads.without_ours(self._threads)
+        known = threadnames.without_ours(self._threads)
         return scheduling_charts.by_thread(known, lost=self._lost("thread_waits")) if (
             known["cpu_ns"].count()
         ) else None  # fmt: skip

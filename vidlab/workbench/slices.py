@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import polars as pl
 
-from ..analysis import latency
+from ..analysis import latency, sampling
 from ..runs.run import Run
 
 #: What a table that is no longer there when a run is finished was derived into.
@@ -79,7 +80,16 @@ class Slice:
         """Return the delivered frames and whether each was late (`analysis.latency.late`)."""
         return latency.late(self.scan("frames"), self.scan("streams"), self.deadline)
 
-    def lost(self, *tables: str) -> int:
-        """Return how many rows of these tables were lost while recording, in the whole run."""
+    def lost(self, *tables: str) -> sampling.Gaps:
+        """Return how many rows of these tables were lost while recording, in the whole run.
+
+        If only a sample of them was recorded, it says so too.
+        """
         parts = [part for table in tables for part in _MADE_OF.get(table, (table,))]
-        return sum(self.run.losses.get(part, {}).get("lost", 0) for part in parts)
+        gone = sum(self.run.losses.get(part, {}).get("lost", 0) for part in parts)
+        return sampling.Gaps(gone, self.sampled if {"frames", "spans"} & set(tables) else "")
+
+    @cached_property
+    def sampled(self) -> str:
+        """What has to be said if only a sample of its frames was recorded, else ''."""
+        return sampling.sentence(self.scan("frames"), self.run.scan("sampling_decisions"))

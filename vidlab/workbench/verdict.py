@@ -137,6 +137,8 @@ def _warnings(part: Slice, summary: pl.DataFrame) -> list[str]:
         for table, count in part.run.losses.items()
         if count.get("lost")
     ]
+    if part.sampled:
+        warnings.append(part.sampled)
     if part.run.state != "complete":
         warnings.append(f"this run is {part.run.state}: its end is missing")
     unknown = summary.filter(pl.col("deadline_ns").is_null())

@@ -17,7 +17,7 @@ from vidlab import labelsets
 from vidlab.capture import propagation
 from vidlab.capture.frames.stages import stage
 from vidlab.capture.patching import Patches
-from vidlab.capture.profiles import following
+from vidlab.capture.profiles import following, labeltags
 from vidlab.capture.profiles.tags import LABELS_TAG, NAME_TAG, SPAN_TAG, Tags, deepest
 from vidlab.labelsets import labels
 
@@ -96,7 +96,7 @@ def test_a_set_is_one_tag_whatever_is_around_it(followed: Followed) -> None:
 @given(st.lists(st.sampled_from("abcd<<<<"), max_size=200))
 def test_any_sequence_shows_the_current_set(steps: list[str]) -> None:
     followed = Followed(readable=True)
-    open_ones: list[labels] = []
+    open_ones: list[labelsets.LabelBlock] = []
     try:
         for step in steps:
             if step != "<":
@@ -120,11 +120,27 @@ def test_any_sequence_shows_the_current_set(steps: list[str]) -> None:
 
 def test_sets_without_end_do_not_pile_up(followed: Followed) -> None:
     ids = [labelsets.intern({"stream_id": f"s{n}"}) for n in range(100)]
+    begun = followed.tags.begin_step(labelsets.EMPTY)
     for before, after in pairwise(ids):
         followed.tags.changed(before, after)
         assert deepest(followed.agent.values(LABELS_TAG)) == after
     assert len(followed.agent.values(LABELS_TAG)) <= 33
-    followed.tags.cut(followed.tags.of_thread(), 0)
+    followed.tags.end_step(begun)
+
+
+def test_few_ways_are_remembered(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labeltags, "_MOST_REMEMBERED", 3)
+    agent = followed.agent
+    for step in range(10):
+        with labels(stream_id="a", step=step), labels(stream_id="b"):
+            begun = followed.tags.begin_step(labelsets.EMPTY)
+            assert agent.labels() == {}
+            with labels(gpu=step):
+                assert agent.labels() == {"stream_id": "b", "step": str(step), "gpu": step}
+            followed.tags.end_step(begun)
+            assert agent.labels() == {"stream_id": "b", "step": str(step)}
+        assert agent.labels() == {}
+    assert sum(map(len, followed.tags._labels._remembered)) <= 6
 
 
 def test_a_new_agent_is_told_all_that_holds(followed: Followed) -> None:
@@ -190,7 +206,7 @@ def test_each_task_has_its_own(followed: Followed) -> None:
     with labels(codec="h264"), labels(codec=None):
         asyncio.run(both())
         assert agent.labels() == {}
-    assert len(followed.tags.of_thread().labels) == 0
+    assert followed.agent.here() == {(NAME_TAG, "MainThread")}
 
 
 def test_a_step_leaves_what_was_there_before_the_loop(followed: Followed) -> None:

@@ -81,7 +81,7 @@ def test_a_recording_has_every_table_and_metric(tmp_path: Path) -> None:
     metrics = run.scan("runtime_metrics").collect()
     seen = set(metrics["metric"].cast(str).unique())
     expected = {m.name for m in METRICS if m.table == "runtime_metrics"}
-    elsewhere = ("vidlab.cupy", "vidlab.tracemalloc")
+    elsewhere = ("vidlab.cupy", "vidlab.tracemalloc", "vidlab.runtime.tracing")
     assert {name for name in expected - seen if not name.startswith(elsewhere)} == set()
     assert seen <= expected
     names = set(run.scan("threads").collect()["name"].cast(str))
@@ -99,7 +99,9 @@ def test_a_thousand_switches_lose_no_event_and_leak_nothing(tmp_path: Path) -> N
     engine = Runtime("production")
     names = ("debug", "production", "staging", "production")
     over = threading.Event()
-    collections = [0, 0]
+    stages = [0, 0]
+    # Not each call collects: while one is at it, the other thread's does nothing.
+    collections = gc.get_stats()[0]["collections"]
     try:
         with vl.record(tmp_path / "run", engines=[vl.Frames(), engine]):
 
@@ -107,7 +109,7 @@ def test_a_thousand_switches_lose_no_event_and_leak_nothing(tmp_path: Path) -> N
                 while not over.is_set():
                     with vl.stage("collect"):
                         gc.collect(0)
-                    collections[place] += 1
+                    stages[place] += 1
                     time.sleep(0)
 
             workers = [threading.Thread(target=collects, args=(n,)) for n in range(2)]
@@ -120,6 +122,7 @@ def test_a_thousand_switches_lose_no_event_and_leak_nothing(tmp_path: Path) -> N
             over.set()
             for worker in workers:
                 worker.join()
+            collections = gc.get_stats()[0]["collections"] - collections
             engine.switch(QUICK)
             until(lambda: engine._sampler is not None and engine._sampler._settled is QUICK)
             assert sorted(threads_of_ours()) == ["vidlab-probe", "vidlab-sampler"]
@@ -136,10 +139,9 @@ def test_a_thousand_switches_lose_no_event_and_leak_nothing(tmp_path: Path) -> N
     run = vl.open_run(tmp_path / "run")
     assert run.losses == {}
     # `collect_all` of the engine's own threads is impossible: automatic collection is off.
-    assert run.scan("gc_pauses").filter(pl.col("generation") == 0).collect().height == sum(
-        collections
-    )
-    assert run.scan("spans").collect().height == sum(collections)
+    pauses = run.scan("gc_pauses").filter(pl.col("generation") == 0).collect()
+    assert pauses.height == collections > 0
+    assert run.scan("spans").collect().height == sum(stages)
     switches = run.scan("runtime_profiles").sort("t_ns").collect()
     by_us = switches.filter(pl.col("profile_before").is_not_null())
     assert by_us.height == 1001

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vidlab.capture.runtime import sampler as sampler_module
 from vidlab.capture.runtime.parts import Missing
 from vidlab.capture.runtime.profiles import Profile
 from vidlab.capture.runtime.sampler import Sampler
@@ -133,6 +134,73 @@ def test_others_have_their_turns_between_the_steps_of_a_long_look(writer: Any, c
     sampler._round()
     assert len(quick.looks) >= 10
     assert slow.looks == [0]
+
+
+def test_a_long_look_is_noted_in_stretches_and_a_short_one_not(
+    writer: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for a CPU it holds the GIL as well."""
+    noted: list[tuple[str, int, int]] = []
+
+    def steps() -> Iterator[None]:
+        for _ in range(4):
+            clock.cpu_ns += 1 * MS
+            clock.pass_s(0.01)
+            yield
+        clock.cpu_ns += MS // 2
+
+    waited = iter((0, 3 * MS, 3 * MS, 4 * MS))
+    monkeypatch.setattr(sampler_module._Waits, "_read", lambda self: next(waited))
+    profile = Profile("p", census=10, process=10)
+    parts = {"census": Looking(clock, steps), "process": Looking(clock)}
+    makers = {name: lambda part=part: part for name, part in parts.items()}
+    sampler = Sampler(writer, makers, lambda: None, profile, lambda *what: noted.append(what))
+    sampler._round()
+    at = START_NS
+    assert noted == [
+        ("census", at + 20 * MS - 5 * MS, 5 * MS),
+        ("census", at + 40 * MS - 2 * MS, 2 * MS),
+        ("census", at + 40 * MS - MS - MS // 2, MS + MS // 2),
+    ]
+
+
+@pytest.mark.parametrize(("after_s", "looks"), [(4, 1), (6, 2)])
+def test_the_last_of_long_looks_is_spared_within_its_period(
+    writer: Any, clock: Any, after_s: int, looks: int
+) -> None:
+    taken: list[int] = []
+
+    def steps() -> Iterator[None]:
+        taken.append(1)
+        yield
+
+    part = Looking(clock, steps)
+    part.finish = lambda t_ns: steps()  # type: ignore[assignment]
+    sampler = sampler_of(writer, Profile("p", census=5, most_share=1), census=part)
+    sampler._round()
+    clock.pass_s(after_s)
+    sampler.stop(1)
+    assert len(taken) == looks
+    assert part.closed == 1
+
+
+def test_a_long_look_that_the_end_cuts_short_is_finished(writer: Any, clock: Any) -> None:
+    taken: list[int] = []
+
+    def steps() -> Iterator[None]:
+        for number in range(4):
+            taken.append(number)
+            if number == 1:
+                sampler.pause(0)
+            yield
+
+    part = Looking(clock, steps)
+    sampler = sampler_of(writer, Profile("p", census=5), census=part)
+    sampler._round()
+    assert taken == [0, 1]
+    sampler.stop(1)
+    assert taken == [0, 1, 2, 3]
+    assert (part.finished, part.closed) == (0, 1)
 
 
 def test_a_long_look_is_given_up_for_a_switch(writer: Any, clock: Any) -> None:

@@ -133,11 +133,7 @@ def _follow_steps(patches: Patches, tags: Tags, failed: Callable[[], None]) -> N
 
     def followed(handle: Any) -> None:
         try:
-            mine = tags.of_thread()
-            labels, spans, floor = len(mine.labels), len(mine.spans), mine.floor
-            mine.floor = labels  # what is there now is there again after this step
-            tags.changed(empty, handle._context.get(labels_here, empty))
-            mine.floor = len(mine.labels)
+            before = tags.begin_step(handle._context.get(labels_here, empty))
             span = handle._context.get(span_here)
             if span is not None:
                 _show_spans(tags, span)
@@ -149,8 +145,7 @@ def _follow_steps(patches: Patches, tags: Tags, failed: Callable[[], None]) -> N
             run(handle)
         finally:
             try:
-                mine.floor = floor
-                tags.cut(mine, labels, spans)
+                tags.end_step(before)
             except Exception:
                 failed()
 

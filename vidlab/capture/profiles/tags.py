@@ -17,13 +17,14 @@ from __future__ import annotations
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ... import labelsets
 from ..frames.refs import FrameRef
 from ..frames.spans import Span
+from .labeltags import LABELS_TAG, LabelTags, Shown, Tagger, Untagged
 
-LABELS_TAG, SPAN_TAG = "vidlab_labels", "vidlab_span"
+SPAN_TAG = "vidlab_span"
 
 #: The agent could tell a thread's name itself. But it looks for it anew at each sample of a
 #: thread that `threading` does not know, such as those of vidlab, which doubles its cost.
@@ -32,24 +33,9 @@ NAME_TAG, IDENT_TAG = "thread_name", "thread_id"
 #: Keys of labels that are never tags of their own: they have a meaning already.
 _RESERVED = frozenset({LABELS_TAG, SPAN_TAG, NAME_TAG, IDENT_TAG})
 
-#: So deep tags lie on top of each other; what comes then replaces the others.
-_MOST_DEPTH = 32
-
 #: How many spans that have ended are remembered, for samples that are still to come: as
 #: many as end in a second or so.
 _MOST_ENDED = 1 << 14
-
-#: How many values of tags are kept as text.
-_MOST_TEXTS = 1 << 13
-
-Tag = Callable[[str, str], object]
-
-
-class Tagger(Protocol):
-    """What tags the calling thread: the agent."""
-
-    def add(self, key: str, value: str, /) -> object: ...
-    def remove(self, key: str, value: str, /) -> object: ...
 
 
 class ShownSpan(NamedTuple):
@@ -71,16 +57,12 @@ class OfSpan(NamedTuple):
 
 
 class ThreadTags:
-    """What a thread is tagged with.
+    """What a thread is tagged with, besides its label set.
 
     Attributes
     ----------
-    labels : list of (int, str)
-        Label sets and the tags' values. The last counts.
     spans : list of ShownSpan
-        Likewise.
-    floor : int
-        So many of `labels` were there as the event loop began this step: they stay.
+        The last counts.
     name : str
         The thread's name; empty if it is not a tag.
     readable : Mapping[str, str | int]
@@ -89,13 +71,11 @@ class ThreadTags:
         Which agent knows all this: they are counted.
     """
 
-    __slots__ = ("agent", "floor", "labels", "name", "readable", "spans")
+    __slots__ = ("agent", "name", "readable", "spans")
 
     def __init__(self, agent: int) -> None:
         self.agent = agent
-        self.labels: list[tuple[int, str]] = []
         self.spans: list[ShownSpan] = []
-        self.floor = 0
         self.name = ""
         self.readable: Mapping[str, labelsets.LabelValue] = {}
 
@@ -113,13 +93,15 @@ class Tags:
     """
 
     def __init__(self, tagger: Tagger, readable: bool, failed: Callable[[], None]) -> None:
-        self._add: Tag = tagger.add
-        self._remove: Tag = tagger.remove
-        self._readable = readable
+        self._add, self._remove = tagger.add, tagger.remove
         self._failed = failed
+        self._labels = LabelTags(tagger, self.of_thread, failed)
+        self._readable = readable
+        #: To be called with the ids of the label sets before and now, by the thread that has
+        #: entered or left one. It raises nothing.
+        self.changed = self._changed if readable else self._labels.changed
         self._agents = 0
         self._threads: dict[int, ThreadTags] = {}
-        self._texts: dict[int, tuple[int, str]] = {}
         self._ended: deque[tuple[int, OfSpan]] = deque(maxlen=_MOST_ENDED)
 
     def of_thread(self) -> ThreadTags:
@@ -132,40 +114,35 @@ class Tags:
             self._tell_again(known)
         return known
 
-    def changed(self, before: int, after: int) -> None:
-        """Tag the calling thread with the label set `after`, which it is in now.
-
-        It raises nothing: it is called by the program's own `with` blocks.
-        """
+    def _changed(self, before: int, after: int) -> None:
+        self._labels.changed(before, after)
         try:
-            mine = self._threads.get(get_ident())
-            if mine is None or mine.agent != self._agents:
-                mine = self.of_thread()
-            shown = mine.labels
-            count = len(shown)
-            if count > mine.floor and (shown[-2][0] if count > 1 else 0) == after:
-                self._remove(LABELS_TAG, shown.pop()[1])
-            elif (shown[-1][0] if count else 0) != after:
-                if count - mine.floor >= _MOST_DEPTH:
-                    self.cut(mine, mine.floor)
-                    count = mine.floor
-                entry = self._texts.get(count << 32 | after) or self._entry(count, after)
-                shown.append(entry)
-                self._add(LABELS_TAG, entry[1])
-            if self._readable:
-                self._show_readable(mine)
+            self._show_readable(self.of_thread(), after)
         except Exception:
             self._failed()
 
-    def cut(self, mine: ThreadTags, labels: int, spans: int | None = None) -> None:
-        """Take tags of the calling thread away, until so many are left."""
-        while len(mine.labels) > labels:
-            self._remove(LABELS_TAG, mine.labels.pop()[1])
-        if spans is not None:
-            while len(mine.spans) > spans:
-                self._remove(SPAN_TAG, mine.spans.pop().text)
+    def begin_step(self, labels: int) -> tuple[Shown, int]:
+        """Tag the calling thread with what an event loop's step is in; return what `end_step`
+        needs. What it is tagged with until now stays beneath."""
+        before = self._labels.here()
+        self._labels.stay(labels)
+        mine = self.of_thread()
         if self._readable:
-            self._show_readable(mine)
+            self._show_readable(mine, labels)
+        return before, len(mine.spans)
+
+    def end_step(self, before: tuple[Shown, int]) -> None:
+        """Tag the calling thread as it was tagged before the step."""
+        shown, spans = before
+        self._labels.back_to(shown)
+        mine = self.of_thread()
+        self._end_spans(mine, spans)
+        if self._readable:
+            self._show_readable(mine, shown.labels)
+
+    def _end_spans(self, mine: ThreadTags, left: int) -> None:
+        while len(mine.spans) > left:
+            self._remove(SPAN_TAG, mine.spans.pop().text)
 
     def name_thread(self, name: str) -> None:
         """Tag the calling thread with its name."""
@@ -179,20 +156,21 @@ class Tags:
         """Have no tags in the calling thread: it ends."""
         mine = self._threads.pop(get_ident(), None)
         if mine is not None:
-            self.cut(mine, 0, 0)
+            self._labels.forget_thread()
+            self._end_spans(mine, 0)
+            self._show_readable(mine, labelsets.EMPTY)
             if mine.name:
                 self._remove(NAME_TAG, mine.name)
 
     def renew(self) -> None:
         """Tell a new agent, which knows no tags, those of each thread as it comes by here."""
         self._agents += 1
+        self._labels.renew()
 
     def _tell_again(self, mine: ThreadTags) -> None:
         mine.agent = self._agents
         if mine.name:
             self._add(NAME_TAG, mine.name)
-        for _, text in mine.labels:
-            self._add(LABELS_TAG, text)
         for shown in mine.spans:
             self._add(SPAN_TAG, shown.text)
         for key, value in mine.readable.items():
@@ -201,19 +179,15 @@ class Tags:
 
     def close(self) -> None:
         """Tag nothing more. What is tagged goes with the agent."""
-        self._add = self._remove = _nothing
+        untagged = Untagged()
+        self._add, self._remove = untagged.add, untagged.remove
+        self._labels.close()
         self._threads.clear()
 
-    def _entry(self, depth: int, labels: int) -> tuple[int, str]:
-        if len(self._texts) >= _MOST_TEXTS:
-            self._texts.clear()
-        entry = self._texts[depth << 32 | labels] = labels, f"{depth}.{labels}"
-        return entry
-
-    def _show_readable(self, mine: ThreadTags) -> None:
+    def _show_readable(self, mine: ThreadTags, labels: int) -> None:
         """Change the tags of single labels: only those that differ."""
         before = mine.readable
-        after = labelsets.get(mine.labels[-1][0] if mine.labels else labelsets.EMPTY).values
+        after = labelsets.get(labels).values
         if before is after:
             return
         mine.readable = after
@@ -267,10 +241,6 @@ class Tags:
                 if entry.number not in known:
                     known[entry.number] = _of_span(entry.span.ref, entry.number, True)
         return known
-
-
-def _nothing(key: str, value: str, /) -> None:
-    """Do nothing, in the place of the agent's functions."""
 
 
 def _of_span(ref: FrameRef | None, number: int, written: bool) -> OfSpan:

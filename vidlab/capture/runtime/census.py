@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from ...runs.writer import RunWriter
 from .sizing import Estimate, attributes, container_of, length
-from .walking import QUEUES, Cache, places
+from .walking import QUEUES, Cache, Dull, is_ours, places
 
 #: With more blocks of Python's memory in use than this, not all objects are gone through.
 _MOST_BLOCKS = 3_000_000
@@ -37,9 +37,6 @@ _MOST_OBJECTS, _MOST_OWN_OBJECTS = 200, 2_000
 
 #: Contexts that are looked into.
 _MOST_CONTEXTS = 20_000
-
-_OURS = __name__.partition(".")[0] + "."
-
 
 #: Where a queue has its bound and its content, by the class that it derives from.
 _INSIDE: dict[type, tuple[str, str]] = {
@@ -68,13 +65,16 @@ class Census:
         Returns how many holders are written down at a time.
     """
 
-    least_period_ns = 500_000_000
+    least_period_ns = 200_000_000
 
     def __init__(self, writer: RunWriter, most_rows: Callable[[], int]) -> None:
         self._writer = writer
         self._most_rows = most_rows
         self._numbers = itertools.count(1)
         self._nameless: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._dull: Dull = {}
+        #: What installed holders came to when they last had as many things: bytes, by id.
+        self._sizes: dict[int, tuple[int, int]] = {}
         self._said_partial = False
 
     def look(self, t_ns: int) -> Iterator[None]:
@@ -82,7 +82,8 @@ class Census:
         found: list[Holder] = []
         names: dict[int, tuple[str, bool]] = {}
         seen: set[int] = set()
-        for place in places():
+        sizes, self._sizes = self._sizes, {}
+        for place in places(self._dull):
             if place is None:
                 yield
                 continue
@@ -97,7 +98,11 @@ class Census:
                 seen.add(id(thing))
                 items = length(thing, kind)
                 if items >= (1 if place.own else _LEAST_ITEMS):
-                    size = _size(thing, place.own)
+                    known = None if place.own else sizes.get(id(thing))
+                    if known is None or known[0] != items:
+                        known = items, _size(thing, place.own)
+                    self._sizes[id(thing)] = known
+                    size = known[1]
                     found.append(
                         Holder(place.holder, place.name, _name(type(thing)), items, size, place.own)
                     )
@@ -118,6 +123,7 @@ class Census:
     def close(self) -> None:
         """Nothing is kept open."""
         self._nameless.clear()
+        self._dull.clear()
 
     def _among_all(self, names: dict[int, tuple[str, bool]], seen: set[int]) -> Iterator[Holder]:
         """Yield the queues without bound, caches and context variables among all objects."""
@@ -206,7 +212,7 @@ def _with_subclasses(kinds: Iterable[type]) -> list[type]:
 def _cache(name: str, cache: Any, own: bool) -> Iterator[Holder]:
     """Yield what a cache holds, if that is much."""
     info = Cache.cache_info(cache)
-    if info.currsize < (1 if own else _LEAST_ITEMS) or name.startswith(_OURS):
+    if info.currsize < (1 if own else _LEAST_ITEMS) or is_ours(name):
         return
     bound = f"functools.lru_cache(maxsize={info.maxsize})"
     content = [held for held in gc.get_referents(cache) if type(held) is dict]

@@ -73,9 +73,9 @@ class Pen:
             buffer.position = position + _SIZE
             _pack_into(buffer.view, position, t_ns, value, 0, known[0], known[1], 0, 0, known[2])
 
-    def took(self, part: str, t_ns: int, cpu_ns: int) -> None:
-        """Write down that a part looked from then on, for so much CPU time."""
-        self.write(t_ns, [(f"vidlab.runtime.{part}.duration", "", cpu_ns / 1e9)])
+    def took(self, part: str, t_ns: int, took_ns: int) -> None:
+        """Write down that a part looked from then on, for so long."""
+        self.write(t_ns, [(f"vidlab.runtime.{part}.duration", "", took_ns / 1e9)])
 
     def _known(self, metric: str, attribute: str) -> tuple[int, int, int]:
         """Return the numbers of a metric and its attribute, and its kind as a commit mark."""

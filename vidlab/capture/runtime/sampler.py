@@ -7,6 +7,8 @@ its share looks less often.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -27,7 +29,7 @@ _BUSY_S = 0.1
 #: What no step of a look is.
 _OVER = object()
 
-#: Of a long look the CPU time is noted in stretches of so much.
+#: How long a long look takes is noted in stretches of so much CPU time.
 _STRETCH_NS = 2_000_000
 
 #: How much less often than asked a part looks when a finding says so.
@@ -71,7 +73,8 @@ class Sampler:
         Called in the thread at the first turn of all, in a forked child too.
     noted : callable
         Called for each stretch of a look that has steps with the part's name, when the
-        stretch began, and the CPU time that it took: others may wait for the GIL meanwhile.
+        stretch began, and how long it took in nanoseconds without its own waits for the GIL:
+        others may wait for that meanwhile.
 
     Attributes
     ----------
@@ -247,17 +250,23 @@ class Sampler:
 
     def _timed(self, name: str, steps: Iterator[None]) -> Iterator[int]:
         """Take the steps of a look, and yield the CPU time that each took."""
+        waits = _Waits()
         stretch_ns = 0
         over = False
-        while not over:
-            began_ns = thread_cpu_ns()
-            over = next(steps, _OVER) is _OVER
-            step_ns = thread_cpu_ns() - began_ns
-            stretch_ns += step_ns
-            if over or stretch_ns >= _STRETCH_NS:
-                self._noted(name, now_ns() - stretch_ns, stretch_ns)
-                stretch_ns = 0
-            yield step_ns
+        try:
+            while not over:
+                began_ns = thread_cpu_ns()
+                over = next(steps, _OVER) is _OVER
+                step_ns = thread_cpu_ns() - began_ns
+                stretch_ns += step_ns
+                if over or stretch_ns >= _STRETCH_NS:
+                    # While it waits for a CPU, it has the GIL as a rule.
+                    took_ns = stretch_ns + waits.passed_ns()
+                    self._noted(name, now_ns() - took_ns, took_ns)
+                    stretch_ns = 0
+                yield step_ns
+        finally:
+            waits.close()
 
     def _try(self, name: str, turn: _Turn, call: Callable[[], None]) -> None:
         try:
@@ -275,3 +284,27 @@ class Sampler:
         self._writer.finding(
             "runtime_part_missing", str(missing), severity="info", labels=0, part=name
         )
+
+
+class _Waits:
+    """How long the calling thread waits for a CPU (see `scheduler`)."""
+
+    def __init__(self) -> None:
+        self._file = -1
+        with contextlib.suppress(OSError):
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        self._before_ns = self._read()
+
+    def passed_ns(self) -> int:
+        """Return how long it has waited since this was last asked."""
+        before_ns, self._before_ns = self._before_ns, self._read()
+        return self._before_ns - before_ns
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+
+    def _read(self) -> int:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            return int(os.pread(self._file, 96, 0).split()[1])
+        return 0

@@ -142,8 +142,11 @@ class Scheduler:
 
     def _read_known(self, t_ns: int) -> bool:
         """Read the threads that are known; return whether one has ended."""
-        known = list(self._threads.items())
-        return not all([self._read(tid, clocks, t_ns) for tid, clocks in known])
+        ended = False
+        for tid, clocks in list(self._threads.items()):
+            if not self._read(tid, clocks, t_ns):
+                ended = True
+        return ended
 
     def _read(self, tid: str, clocks: _Clocks, t_ns: int) -> bool:
         """Read a thread's clocks; return False if it has ended."""

@@ -41,7 +41,18 @@ _PLAIN = frozenset(
     )
 )
 
+_namespace_of = type.__dict__["__dict__"].__get__
+
+#: What functions and the like hold is looked at only where they are the program's own.
+_DULL_IF_INSTALLED = _PLAIN | {id(types.FunctionType), id(types.MethodType)}
+
 _OURS = __name__.partition(".")[0]
+
+#: The laboratory's services are programs like a user's.
+_PROGRAMS = f"{_OURS}.lab"
+
+#: Classes of what is installed that hold nothing, by id; kept, so that the id is theirs.
+Dull = dict[int, type]
 
 
 class Place(NamedTuple):
@@ -57,25 +68,41 @@ class Place(NamedTuple):
     own: bool
 
 
-def places() -> Iterator[Place | None]:
+def is_ours(name: str) -> bool:
+    """Return whether a module, or what is in it, is vidlab's own and no program's.
+
+    >>> is_ours("vidlab.clock.now_ns"), is_ours("vidlab.lab.demo"), is_ours("vidlabel")
+    (True, False, False)
+    """
+    return _is_in(name, _OURS) and not _is_in(name, _PROGRAMS)
+
+
+def is_installed(file: str) -> bool:
+    """Return whether a source file is Python's or an installed package's."""
+    return file.startswith(_INSTALLED)
+
+
+def places(dull: Dull) -> Iterator[Place | None]:
     """Yield the containers and caches that hang on modules, and the objects that hang there.
 
     Each may come several times, by several names. None comes after each module. Of what is
-    installed only globals, attributes of classes and caches are yielded.
+    installed only globals, attributes of classes and caches are yielded. `dull` is kept from
+    one walk to the next: most of what is installed holds nothing, and never will.
     """
     for module_name, module in list(sys.modules.items()):
-        if not issubclass(type(module), types.ModuleType) or module_name.partition(".")[0] == _OURS:
+        if not issubclass(type(module), types.ModuleType) or is_ours(module_name):
             continue
         # Not by the module's own way of access, which may load it.
         globals_: dict[str, Any] = object.__getattribute__(module, "__dict__")
         own = _is_own(module_name, globals_)
+        plain = _PLAIN if own else _DULL_IF_INSTALLED
         for key, value in list(globals_.items()):
-            if id(type(value)) not in _PLAIN and _is_name(key):
-                yield from _of_global(module_name, f"{module_name}.{key}", value, own)
+            if id(type(value)) not in plain and id(value) not in dull and _is_name(key):
+                yield from _of_global(module_name, f"{module_name}.{key}", value, own, dull)
         yield None
 
 
-def _of_global(module: str, name: str, value: Any, own: bool) -> Iterator[Place]:
+def _of_global(module: str, name: str, value: Any, own: bool, dull: Dull) -> Iterator[Place]:
     kind = type(value)
     if kind is Cache:
         yield Place("cache", name, value, own)
@@ -83,8 +110,12 @@ def _of_global(module: str, name: str, value: Any, own: bool) -> Iterator[Place]
         if own and value.__module__ == module:
             yield from _of_function(name, value, own)
     elif issubclass(kind, type):
-        if namespace(value).get("__module__") == module:
-            yield from _of_class(name, value, own)
+        if _module_of(value) != module:  # it is met in its own
+            return
+        held = list(_of_class(name, value, own))
+        if not held and not own:
+            dull[id(value)] = value
+        yield from held
     elif container_of(kind) is not None:
         yield Place("global", name, value, own)
     elif own and not _is_ours(kind):
@@ -130,16 +161,25 @@ def _of_function(name: str, function: types.FunctionType, own: bool) -> Iterator
 
 def _is_own(module_name: str, globals_: dict[str, Any]) -> bool:
     """Return whether a module is the program's own."""
-    if module_name == "__main__":
+    if module_name == "__main__" or _is_in(module_name, _PROGRAMS):
         return True
     file = globals_.get("__file__")
-    return type(file) is str and not file.startswith(_INSTALLED)
+    return type(file) is str and not is_installed(file)
+
+
+def _module_of(kind: type) -> Any:
+    """Return the module that a class says it is of."""
+    return _namespace_of(kind).get("__module__")
 
 
 def _is_ours(kind: type) -> bool:
     """Return whether a type is one of vidlab's."""
     module = type.__dict__["__module__"].__get__(kind)
-    return type(module) is str and module.partition(".")[0] == _OURS
+    return type(module) is str and is_ours(module)
+
+
+def _is_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
 
 
 def _is_name(key: object) -> bool:
