@@ -218,7 +218,7 @@ def test_import_pprof_makes_a_run_of_the_files_name(
     told = output(capsys, "import-pprof", "cpu.pb.gz")
     (path,) = Path("runs").iterdir()
     assert path.name.startswith("cpu-")
-    assert told.startswith("imported cpu.pb.gz, 1 samples of cpu (nanoseconds) in 2.0 s")
+    assert told.startswith("imported cpu.pb.gz, 1 sample of cpu (nanoseconds) in 2.0 s")
     assert told.endswith(f": vidlab report {path.absolute()}\n")
     (row,) = vl.open_run(path).scan("profile_samples").collect().rows(named=True)
     assert (row["value"], row["stream_id"]) == (30_000_000, "cam-1")
@@ -233,7 +233,7 @@ def test_import_pprof_replaces_a_run_only_if_asked(
     assert "holds a run" in wrong(capsys, "import-pprof", file, "-o", path)
     output(capsys, "import-pprof", file, "-o", path, "--overwrite")
     assert "is not empty" in wrong(capsys, "import-pprof", file, "-o", tmp_path, "--overwrite")
-    assert "cannot be written" in wrong(capsys, "import-pprof", file, "-o", file, "--overwrite")
+    assert "is a file" in wrong(capsys, "import-pprof", file, "-o", file, "--overwrite")
     assert file.exists()
 
 

@@ -127,3 +127,26 @@ def test_nothing_in_nothing_out(table: Build) -> None:
     assert accumulation.holders(table("objects")).is_empty()
     assert accumulation.unbounded(table("queue_depths")).is_empty()
     assert heap.lines(table("host_allocations")).is_empty()
+
+
+def test_a_queue_that_is_held_and_touched_is_told_by_what_it_held(table: Build) -> None:
+    """Depths go up by one every 10 ms; each look is some while after its time."""
+    steps = range(100)
+    touches = [{"t_ns": n * 10 * MS, "queue": name, "depth": n * more + 1, "touch": "put"}
+               for n in steps for name, more in (("app.py:9", 1), ("app.py:5", 3))]  # fmt: skip
+    depths = table("queue_depths", touches, pid=1, capacity=None)
+
+    def looks(name: str, kind: str, more: int) -> list[dict[str, Any]]:
+        return [{"t_ns": t * 100 * MS - 3 * MS, "holder": "queue", "name": name, "type": kind,
+                 "items": t * 10 * more + 2} for t in range(1, 9)]  # fmt: skip
+
+    rows = [*looks("queue.Queue 1", "queue.Queue", 1), *looks("app.JOBS", "app.Jobs", 3),
+            *looks("queue.Queue 2", "queue.Queue", 2), *looks("x", "_queue.SimpleQueue", 1)]  # fmt: skip
+    objects = table("objects", rows, pid=1, size_bytes=1)
+    found = accumulation.also_touched(objects, depths, ["app.py:9", "app.py:5"]).sort("name")
+    assert found.select("name", "queue").rows() == [
+        ("app.JOBS", "app.py:5"),
+        ("queue.Queue 1", "app.py:9"),
+    ]
+    assert accumulation.also_touched(objects, depths, []).is_empty()
+    assert accumulation.also_touched(table("objects"), depths, ["app.py:9"]).is_empty()

@@ -283,6 +283,31 @@ def test_a_cache_that_has_a_limit_may_fill_up() -> None:
     assert verdicts_of(objects=limited) == []
 
 
+def test_a_queue_is_told_of_once() -> None:
+    """Its touches give its name; the census saw it as well, without one."""
+    seen = held("queue", [0, 20, 40, 60, 80])
+    mine = [row | {"name": "queue.Queue 1", "type": "queue.Queue"} for row in seen]
+    depths_ = [row | {"t_ns": row["t_ns"]} for row in depths(range(100), None)]
+    found = verdicts_of(queue_depths=depths_, objects=mine)
+    assert [one["subject"] for one in found] == ["frames"]
+    other = [row | {"items": row["items"] + 300} for row in mine]
+    found = verdicts_of(queue_depths=depths_, objects=other)
+    assert sorted(one["subject"] for one in found) == ["frames", "queue.Queue 1"]
+
+
+def test_what_a_census_took_is_no_gil_hog_and_blocks_no_loop() -> None:
+    sick = probes(lambda n: 60 * (n % 20 == 0))
+    took = [{"t_ns": row["t_ns"], "metric": "vidlab.runtime.census.duration", "value": 0.06,
+             "kind": "gauge"} for row in sick if row["gil_ns"]]  # fmt: skip
+    late = delays(*[1] * 90, *[80] * 9)
+    took += [{"t_ns": row["t_ns"], "metric": "vidlab.runtime.census.duration", "value": 0.08,
+              "kind": "gauge"} for row in late if row["delay_ns"] == 80 * MS]  # fmt: skip
+    tables = {"wakeups": sick, "thread_waits": windows(), "threads": THREADS, "loop_delays": late}
+    kinds = {one["kind"] for one in verdicts_of(**tables)}
+    assert kinds == {"gil_hog", "loop_blocked"}
+    assert verdicts_of(**tables, runtime_metrics=took) == []
+
+
 def test_little_free_memory_is_not_worth_a_word() -> None:
     assert verdicts_of(runtime_metrics=malloc(0.9, MIB)) == []
 

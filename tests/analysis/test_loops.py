@@ -60,3 +60,11 @@ def test_nothing_in_nothing_out(table: Build) -> None:
     assert loops.by_loop(empty).is_empty()
     assert loops.over_time(empty).is_empty()
     assert loops.blockers(empty, table("spans"), MS).is_empty()
+
+
+def test_vidlabs_own_looks_are_not_the_loops_doing(table: Build) -> None:
+    delays = delays_of(table, (0, 50 * MS), (100 * MS, 5 * MS))
+    read = [{"t_ns": 10 * MS, "metric": "vidlab.runtime.census.duration", "value": 0.03}]
+    metrics = table("runtime_metrics", read, pid=1, kind="gauge")
+    found = loops.without_looks(delays, metrics)
+    assert found["delay_ns"].to_list() == [20 * MS, 5 * MS]

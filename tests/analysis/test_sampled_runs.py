@@ -50,7 +50,9 @@ Read = Callable[[Run], pl.DataFrame]
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """A whole run, and the same recorded with adaptive sampling."""
     folder = tmp_path_factory.mktemp("sampled")
-    path = synthetic.write_segments(folder / "whole", frames=FRAMES, streams=STREAMS, seed=3)
+    path = synthetic.write_segments(
+        folder / "whole", frames=FRAMES, streams=STREAMS, seed=2
+    )  # a key frame is lost
     shutil.copytree(path, folder / "sampled")
     compact(path)
     whole = open_run(path)
@@ -96,7 +98,7 @@ def agree(
     runs: Runs, read: Read, keys: list[str], near: dict[str, float], same: tuple[str, ...] = ()
 ) -> None:
     """Check that both runs give the same rows, `same` exactly and `near` within these shares."""
-    whole, part = (table.sort(keys) for table in both(runs, read))
+    whole, part = (table.sort(keys) if keys else table for table in both(runs, read))
     for name in (*keys, *same):
         assert part[name].to_list() == whole[name].to_list(), name
     for name, share in near.items():
@@ -130,9 +132,13 @@ def test_percentiles(runs: Runs) -> None:
     near = {"count": NEAR, "mean_ns": NEAR, "p50_ns": NEAR, "p90_ns": NEAR, "p99_ns": TAIL}
     agree(runs, lambda run: latency.percentiles(run.scan("spans"), "stage"), keys, near)
     agree(runs, lambda run: latency.from_cube(run.cube(), "stage"), keys, near)
-    near |= {"p99_ns": NEAR, "p99_9_ns": 0.001, "max_ns": 0}  # late frames are all there
-    by = ["stream_id"]
-    agree(runs, lambda run: latency.end_to_end(run.scan("frames"), by), by, near)
+    quantiles = {"p25_ns": NEAR, "p75_ns": NEAR, "p99_ns": NEAR, "p99_9_ns": NEAR, "max_ns": 0}
+    agree(
+        runs,
+        lambda run: latency.end_to_end(run.scan("frames"), "stream_id", [0.25, 0.75, 0.99, 0.999]),
+        ["stream_id"],
+        {"count": NEAR, "mean_ns": NEAR, **quantiles},  # late frames are all there
+    )
 
 
 def test_late_frames_are_counted_exactly(runs: Runs) -> None:
@@ -147,11 +153,13 @@ def test_late_frames_are_counted_exactly(runs: Runs) -> None:
 
 
 def test_counts_over_time_and_duration(runs: Runs) -> None:
-    def cells(run: Run) -> pl.DataFrame:
-        found = latency.over_time(latency.as_spans(run.scan("frames")), time_bins=4, cells=16)
-        return found.filter(pl.col("count") > 500)
-
-    agree(runs, cells, ["low_ns"], {"count": 3 * NEAR})
+    whole, part = both(
+        runs,
+        lambda run: latency.over_time(latency.as_spans(run.scan("frames")), time_bins=1, cells=16),
+    )
+    cells = whole.join(part, on="low_ns", how="left").filter(pl.col("count") > 1_000)
+    assert cells.height > 3
+    np.testing.assert_allclose(cells["count_right"], cells["count"], rtol=2 * NEAR)
 
 
 def test_fates(runs: Runs) -> None:
@@ -172,16 +180,25 @@ def test_fates(runs: Runs) -> None:
 
 
 def test_where_the_time_went(runs: Runs) -> None:
-    parts = dict.fromkeys((*closure._PARTS, "end_to_end_ns", "frames"), NEAR)
+    parts = ("service_ns", "reorder_ns", "encoder_lag_ns", "end_to_end_ns", "frames")
     agree(
         runs,
         lambda run: closure.means(closure.closure(run.scan("frames"), run.scan("spans"))),
         ["stream_id", "codec"],
-        parts,
+        dict.fromkeys(parts, NEAR),
     )
     agree(
         runs,
-        lambda run: closure.by_cause(late(run), run.scan("spans"), "codec"),
+        lambda run: closure.means(closure.closure(run.scan("frames"), run.scan("spans")), []),
+        [],
+        {"queue_ns": NEAR, "residual_ns": TAIL},
+    )
+    agree(
+        runs,
+        # Half of the frames wait to be reordered: the median is one half's, or the other's.
+        lambda run: closure.by_cause(late(run), run.scan("spans"), "codec").filter(
+            pl.col("kind") != "reorder"
+        ),
         ["codec", "stage", "kind"],
         {"typical_ns": 2 * NEAR, "excess_ns": 2 * NEAR},
         same=("late_frames", "total_ns", "baseline"),
@@ -216,7 +233,7 @@ def test_queues_were_touched_as_often_and_frames_waited_as_long(runs: Runs) -> N
 def test_frames_that_collections_held_up(runs: Runs) -> None:
     def hit(run: Run) -> pl.DataFrame:
         pairs = pauses.frames_hit(run.scan("gc_pauses"), run.scan("frames"))
-        return pauses.count_hit(pairs, "generation")
+        return pauses.count_hit(pairs, "generation").filter(pl.col("frames_hit") > 500)
 
     agree(runs, hit, ["generation"], {"frames_hit": TAIL})
     agree(
@@ -235,9 +252,12 @@ def test_frames_that_collections_held_up(runs: Runs) -> None:
 
 
 def test_time_of_cpus_and_gpus(runs: Runs) -> None:
+    def work(run: Run) -> pl.LazyFrame:  # real waits bear no CPU time
+        return run.scan("spans").filter(pl.col("kind") == "service")
+
     agree(
         runs,
-        lambda run: cpu.by_label(run.scan("spans"), run.scan("profile_samples"), "stage"),
+        lambda run: cpu.by_label(work(run), run.scan("profile_samples"), "stage"),
         ["stage"],
         {"cpu_ns": NEAR, "spans": NEAR},
     )
@@ -246,7 +266,7 @@ def test_time_of_cpus_and_gpus(runs: Runs) -> None:
         tree = flame.gpu_time(run.scan("spans"), ["codec"])
         return tree.filter(pl.col("depth") <= 2).select("name", "depth", "total_ns")
 
-    agree(runs, of_gpu, ["name", "depth"], {"total_ns": NEAR})
+    agree(runs, of_gpu, ["name", "depth"], {"total_ns": 2 * NEAR})
 
 
 def test_frames_as_a_clock(runs: Runs) -> None:
@@ -273,9 +293,8 @@ def test_what_needs_each_frames_neighbour_says_nothing(runs: Runs) -> None:
         for run in runs
     )
     assert first["exact"].all()
-    later = sampled_first["delivered_ns"] - first["delivered_ns"]
-    assert not (sampled_first["exact"] & (later > 0)).any()
-    assert (later >= 0).all()
+    assert not sampled_first["exact"].any()
+    assert (sampled_first["delivered_ns"] >= first["delivered_ns"]).all()
 
 
 def test_frames_that_were_kept_do_not_make_a_whole_stream(runs: Runs) -> None:

@@ -101,3 +101,35 @@ def test_nothing_in_nothing_out(table: Build) -> None:
     assert wakeups.holders(empty, table("thread_waits"), table("threads")).is_empty()
     waits = table("thread_waits", [{"t_ns": 0, "duration_ns": S, "cpu_ns": S}], pid=1, tid=1)
     assert wakeups.holders(empty, waits, table("threads"))["share"].to_list() == [None]
+
+
+def test_what_vidlabs_own_looks_took_is_nobodys_wait(table: Build) -> None:
+    rows = [probe(10, 30 * MS), probe(200 * MS, 30 * MS)]
+    began = rows[0]["t_ns"]
+    read = [
+        {"t_ns": began - 5 * MS, "metric": wakeups.LOOKS[0], "value": 0.020},
+        {"t_ns": began + 20 * MS, "metric": wakeups.LOOKS[1], "value": 0.004},
+        {"t_ns": began, "metric": "vidlab.runtime.cpu.time", "value": 9.0},
+    ]
+    metrics = table("runtime_metrics", read, pid=1, kind="gauge")
+    before = wakeups.identified(table("wakeups", rows)).sort("t_ns")
+    found = wakeups.identified(table("wakeups", rows), None, metrics).sort("t_ns")
+    taken = (before["gil_ns"] - found["gil_ns"]).to_list()
+    assert taken == [min(before["gil_ns"][0], 19 * MS), 0]
+    assert (before["late_ns"] - found["late_ns"]).to_list() == taken
+
+
+def test_the_samplers_looks_are_no_part_of_its_share(table: Build) -> None:
+    seconds = 1_000 * MS
+    window = {"duration_ns": seconds, "runqueue_ns": 0, "slices": 1, "readings": 1, "t_ns": 0,
+              "p50_delay_ns": 0, "worst_delay_ns": 0}  # fmt: skip
+    waits = table("thread_waits", [window | {"tid": 2, "cpu_ns": 300 * MS},
+                                   window | {"tid": 9, "cpu_ns": 400 * MS}], pid=1)  # fmt: skip
+    known = table("threads", [
+        {"tid": 2, "name": "sorter", "python": True}, {"tid": 9, "name": "vidlab-sampler",
+         "python": False}], pid=1, t_ns=0, op="began", daemon=False)  # fmt: skip
+    read = [{"t_ns": 100 * MS, "metric": wakeups.LOOKS[0], "value": 0.3}]
+    metrics = table("runtime_metrics", read, pid=1, kind="gauge")
+    probes = table("wakeups", [probe(500 * MS, 60 * MS)])
+    found = wakeups.holders(probes, waits, known, None, metrics)
+    assert found.select("name", "cpu_share").rows() == [("sorter", 0.3), ("vidlab-sampler", 0.1)]

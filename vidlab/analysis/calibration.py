@@ -19,6 +19,7 @@ from typing import Any
 
 import polars as pl
 
+from ..schema.profiling import OWN_THREADS as OWN_THREADS
 from . import clocks, tables, threadnames
 from .offcpu import OUTSIDE
 from .tables import AnyTable
@@ -32,9 +33,6 @@ CLOCKS, SAMPLED = "clocks", "samples"
 
 #: Which samples are of CPU.
 CPU_TYPE, CPU_UNIT = "cpu", "nanoseconds"
-
-#: What samples of the recording's own threads are called.
-OWN_THREADS = "(vidlab)"
 
 #: What may be grouped by and is no label, besides the thread.
 STAGE = "stage"

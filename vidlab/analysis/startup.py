@@ -28,8 +28,8 @@ def first_frames(
         first frame `demuxed_ns` (the begin of its read), `decoded_ns` and `delivered_ns`. A
         time is null if there was no such frame; streams without frames are here, too. The
         slowest to deliver comes first, and before it those that never did. `exact` is False
-        where only a sample of frames was recorded, and not the first one: then the times are
-        those of the first that was recorded, and what is asked for was sooner.
+        where only a sample of frames was recorded: then the times are those of the first
+        that was, and of the first of all as long or shorter.
     """
     keys = ["stream_id", "codec"]
     inputs = tables.lazy(streams, "streams", ["t_ns", "direction", *keys]).filter(
@@ -40,7 +40,7 @@ def first_frames(
         .group_by("stream_id")
         .agg(pl.col("t_ns").min().alias("t_open_ns"), pl.col("codec").drop_nulls().first())
     )
-    needs = ["seq", "t_demux_ns", "t_decoded_ns", "t_done_ns", "fate", *keys]
+    needs = ["t_demux_ns", "t_decoded_ns", "t_done_ns", "fate", *keys]
     known = tables.weighted(tables.lazy(frames, "frames", needs))
     table = tables.as_text(known, [*keys, "fate"])
     first = table.group_by("stream_id").agg(
@@ -51,7 +51,7 @@ def first_frames(
         .filter(pl.col("fate").is_in(tables.DELIVERED))
         .min()
         .alias("delivered_ns"),
-        exact=(pl.col(tables.WEIGHT) == 1.0).all() | (pl.col("seq") == 0).any(),
+        exact=(pl.col(tables.WEIGHT) == 1.0).all(),
     )
     return (
         opened.join(first, on="stream_id", how="full", coalesce=True, nulls_equal=True)

@@ -72,11 +72,18 @@ def first_frames(df: pl.DataFrame, *, lost: int = 0) -> AnyChart:
             .mark_text(align="left", color=theme.ALARM, text="never delivered one")
             .encode(y=y, x=alt.value(theme.WIDTH - 190))
         )
+    later = [] if "exact" not in df.columns else wide.filter(~pl.col("exact"))["name"].to_list()
     chart = alt.layer(*layers).properties(width=theme.WIDTH - 60, height=alt.Step(theme.ROW))
     more = df.height - MAX_ROWS
     return theme.titled(
         chart,
         title,
-        f"{more} streams that were quicker are left out" if more > 0 else "the slowest first",
+        [
+            f"{more} streams that were quicker are left out" if more > 0 else "the slowest first",
+            f"of {len(later)} streams only a sample was recorded: shown is the first frame of it, "
+            "the first of all was as early or earlier"
+            if later
+            else "",
+        ],
         lost,
     )

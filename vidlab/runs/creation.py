@@ -75,7 +75,8 @@ def make_room(run: Path, overwrite: bool) -> None:
         if is_run(run):
             if not overwrite:
                 raise RecordingError(
-                    f"{run} holds a run: record elsewhere, or replace it with overwrite=True"
+                    f"{run} holds a run: record elsewhere, or replace it with "
+                    "overwrite=True (--overwrite)"
                 )
             if processes.living(run / SEGMENTS):
                 raise RecordingError(f"{run} is being recorded by another process: stop that first")
@@ -91,6 +92,8 @@ def make_room(run: Path, overwrite: bool) -> None:
 
 def unwritable(run: Path, error: OSError) -> str:
     """Return what to say of a run that cannot be written."""
+    if isinstance(error, FileExistsError):
+        return f"{run} is a file: record into a directory of its own"
     return (
         f"{run} cannot be written ({error.strerror}): "
         "record into a directory that can, with some space left"

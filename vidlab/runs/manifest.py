@@ -221,6 +221,8 @@ def _object(run: Path) -> dict[str, Any]:
     except FileNotFoundError:
         what = "has no manifest.json" if run.is_dir() else "does not exist"
         raise RunError(f"{run} {what}: give the directory of a run, such as runs/demo") from None
+    except NotADirectoryError:
+        raise RunError(f"{run} is a file: give the directory of a run, such as runs/demo") from None
     except OSError as error:
         raise RunError(f"{where} cannot be read ({error.strerror}): check its access") from error
     except ValueError as error:

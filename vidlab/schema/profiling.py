@@ -6,6 +6,9 @@ import pyarrow as pa
 
 from .declaration import FRAME, TEXT, Column, Record, Table
 
+#: The `thread` of samples of the threads that a recording keeps for itself.
+OWN_THREADS = "(vidlab)"
+
 TABLES = (
     Table(
         "profile_samples",

@@ -107,7 +107,8 @@ def summary(run: Run) -> str:
     types = ", ".join(facts["sample_types"])
     keys = ", ".join(facts["labels"]) or "none"
     return (
-        f"imported {facts['file']}, {facts['samples']:,} samples of {types}{lasted}, "
+        f"imported {facts['file']}, {facts['samples']:,} "
+        f"sample{'s' * (facts['samples'] != 1)} of {types}{lasted}, "
         f"labels {keys}: vidlab report {run.path}"
     )
 

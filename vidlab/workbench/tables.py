@@ -15,6 +15,9 @@ from ..runs.run import Run
 #: Rows that are shown; the rest is counted.
 MAX_ROWS = 40
 
+#: JupyterLab aligns all cells to the right.
+_TEXT = ' style="text-align: left"'
+
 _HEADINGS = {"stream_id": "stream", "lost_at": "lost at", "count": "counted"}
 
 
@@ -42,7 +45,7 @@ class Table:
         if not self.df.height:
             return f"<p><em>{html.escape(self.caption or 'table')}: nothing recorded</em></p>"
         numbers = [type.is_numeric() for type in self.df.schema.values()]
-        classes = [' class="number"' if number else "" for number in numbers]
+        classes = [' class="number"' if number else _TEXT for number in numbers]
         heads = [
             f"<th{kind}>{html.escape(self._heading(name))}</th>"
             for name, kind in zip(self.df.columns, classes, strict=True)

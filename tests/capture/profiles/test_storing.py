@@ -8,10 +8,14 @@ from typing import Any
 
 from tests.capture.profiles.conftest import Writer, profile, push
 from vidlab import labelsets
+from vidlab.capture.profiles.labeltags import LABELS_TAG
 from vidlab.capture.profiles.pushes import read_push
 from vidlab.capture.profiles.storing import Store
-from vidlab.capture.profiles.tags import LABELS_TAG, SPAN_TAG, OfSpan
+from vidlab.capture.profiles.tags import SPAN_TAG, OfSpan
+from vidlab.capture.runtime import pacing
 from vidlab.clock import now_ns
+from vidlab.runs import background
+from vidlab.schema.profiling import OWN_THREADS
 
 F, G = ("f", "app.py", 3), ("g", "app.py", 9)
 MS = 1_000_000
@@ -66,9 +70,13 @@ def test_a_span_brings_its_frame_and_that_ones_labels(writer: Writer) -> None:
 
 
 def test_threads_of_vidlab_are_told_apart(writer: Writer) -> None:
-    own = ("Background._run", "/usr/lib/python3/vidlab/runs/background.py", 88)
-    store(writer, [((F, own), (MS,), {"thread_name": "x"}), ((own, F), (MS,), {})])
-    assert [row["thread"] for row in writer.samples()] == ["(vidlab)", "(other)"]
+    pace = ("Paced._run", pacing.__file__, 47)
+    beat = ("Background._run", background.__file__, 88)
+    script = ("<module>", pacing.__file__, 1)
+    stacks = [(F, beat), (pace,), (beat, F), (F, script), (F, (*beat[:1], "background.py", 88))]
+    store(writer, [(stack, (MS,), {"thread_name": "x"}) for stack in stacks])
+    found = {row["stack"]: row["thread"] for row in writer.samples()}
+    assert [found[stack] for stack in stacks] == [OWN_THREADS, OWN_THREADS, "x", "x", "x"]
 
 
 def test_each_value_that_is_not_zero_is_a_row(writer: Writer) -> None:

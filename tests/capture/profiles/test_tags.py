@@ -18,7 +18,8 @@ from vidlab.capture import propagation
 from vidlab.capture.frames.stages import stage
 from vidlab.capture.patching import Patches
 from vidlab.capture.profiles import following, labeltags
-from vidlab.capture.profiles.tags import LABELS_TAG, NAME_TAG, SPAN_TAG, Tags, deepest
+from vidlab.capture.profiles.labeltags import LABELS_TAG
+from vidlab.capture.profiles.tags import NAME_TAG, SPAN_TAG, Tags, deepest
 from vidlab.labelsets import labels
 
 

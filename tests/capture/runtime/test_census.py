@@ -275,3 +275,59 @@ def test_elements_are_spread_over_a_list() -> None:
     assert some_of([1, 2], list, 10) == [1, 2]
     assert len(some_of(list(range(19)), list, 10)) == 10
     assert functools.reduce(max, some_of(list(range(19)), list, 10)) < 19
+
+
+def test_the_laboratorys_programs_are_programs_and_the_rest_of_vidlab_is_not(
+    recorded: Any, writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("vidlab.lab.services", "vidlab.labels_of_mine"):
+        module = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        define(
+            module, "import functools\nthings = [1, 2]\n@functools.cache\ndef f(n): return n\nf(1)"
+        )
+        module.__file__ = census.__file__
+    found = holders(recorded, writer)
+    assert found["vidlab.lab.services.things"]["items"] == 2
+    assert "vidlab.lab.services.f" in found
+    assert not [name for name in found if name.startswith("vidlab.labels_of_mine")]
+
+
+def test_what_is_installed_is_measured_again_only_when_it_has_more(
+    recorded: Any, writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("installed")
+    module.__file__ = functools.__file__
+    monkeypatch.setitem(sys.modules, "installed", module)
+    define(module, "class Plain: x = 1\nclass Registry: known = list(range(100))\ncache = {}")
+    define(module, "Plain.__module__ = Registry.__module__ = 'installed'")
+    measured: list[object] = []
+    size = census._size
+
+    def sized(thing: Any, own: bool) -> int:
+        measured.append(thing)
+        return size(thing, own)
+
+    monkeypatch.setattr(census, "_size", sized)
+    part = Census(writer, lambda: 1_000)
+    sizes = []
+    for look in range(3):
+        if look:
+            vars(module)["cache"].update({n: bytes(1000) for n in range(100 * look)})
+        measured.clear()
+        for _ in part.look(look):
+            pass
+        sizes.append(
+            [thing is module.Registry.known or thing is module.cache for thing in measured].count(
+                True
+            )
+        )
+    # The registry once, the cache each time that it has grown; a plain class never again.
+    assert sizes == [1, 1, 1]
+    assert module.Plain in part._dull.values()
+    assert module.Registry not in part._dull.values()
+    rows = [row for row in recorded.rows("objects") if row["name"] == "installed.cache"]
+    assert [row["items"] for row in rows] == [100, 200]
+    assert rows[1]["size_bytes"] > 150_000
+    part.close()
+    assert part._dull == {}

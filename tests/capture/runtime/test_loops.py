@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,3 +216,55 @@ def test_many_loops_are_measured_less_often(loops: Loops, monkeypatch: pytest.Mo
     assert [loops.identify(loop) for loop in made] == [(n, 0) for n in range(1, 21)]
     for loop in made:
         loop.close()
+
+
+FORGETS = """
+import asyncio, os, sys, time
+from vidlab.capture.runtime.engine import Runtime
+from vidlab.capture.runtime.profiles import Profile
+import vidlab as vl
+
+vl.record.__globals__["_can_compact"] = lambda: False
+engine = Runtime(Profile("p", loops=0.001))
+
+async def parent():
+    mine = asyncio.get_running_loop()
+    while not any(known.ticking for known in engine._loops._known.values()):
+        await asyncio.sleep(0.001)
+    pid = os.fork()
+    if pid == 0:
+        known = dict(engine._loops._known)
+        if mine in known:
+            os._exit(7)  # the parent's loop does not run here: nobody may wait for it
+        try:
+            asyncio.events._set_running_loop(None)
+            asyncio.new_event_loop().run_until_complete(child())
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(8)
+        engine.stop()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0, "the child"
+    assert engine._loops._known[mine].ticking
+
+async def child():
+    until = time.monotonic() + 60
+    while not any(known.ticking for known in engine._loops._known.values()):
+        assert time.monotonic() < until
+        await asyncio.sleep(0.001)
+    assert len(engine._loops._known) == 1
+
+with vl.record(sys.argv[1], engines=[engine]):
+    asyncio.run(parent())
+"""
+
+
+def test_a_forked_child_knows_nothing_of_the_parents_loops(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore:This process", "-c", FORGETS, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (result.returncode, result.stderr, result.stdout) == (0, "", "")

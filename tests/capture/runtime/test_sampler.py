@@ -139,17 +139,17 @@ def test_others_have_their_turns_between_the_steps_of_a_long_look(writer: Any, c
 def test_a_long_look_is_noted_in_stretches_and_a_short_one_not(
     writer: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it waits for a CPU it holds the GIL as well."""
+    """A call of C keeps the GIL while it waits for a CPU."""
     noted: list[tuple[str, int, int]] = []
 
     def steps() -> Iterator[None]:
-        for _ in range(4):
-            clock.cpu_ns += 1 * MS
+        for cpu_ms in (1, 1, 6, 1):
+            clock.cpu_ns += cpu_ms * MS
             clock.pass_s(0.01)
             yield
         clock.cpu_ns += MS // 2
 
-    waited = iter((0, 3 * MS, 3 * MS, 4 * MS))
+    waited = iter((0, 3 * MS, 5 * MS, 9 * MS))
     monkeypatch.setattr(sampler_module._Waits, "_read", lambda self: next(waited))
     profile = Profile("p", census=10, process=10)
     parts = {"census": Looking(clock, steps), "process": Looking(clock)}
@@ -158,8 +158,8 @@ def test_a_long_look_is_noted_in_stretches_and_a_short_one_not(
     sampler._round()
     at = START_NS
     assert noted == [
-        ("census", at + 20 * MS - 5 * MS, 5 * MS),
-        ("census", at + 40 * MS - 2 * MS, 2 * MS),
+        ("census", at + 20 * MS - 2 * MS, 2 * MS),
+        ("census", at + 30 * MS - 8 * MS, 8 * MS),
         ("census", at + 40 * MS - MS - MS // 2, MS + MS // 2),
     ]
 

@@ -87,3 +87,30 @@ def test_a_thread_that_ends_while_it_is_looked_at_is_left_out(
     monkeypatch.setattr(scheduler, "TASKS", "/nowhere")
     with pytest.raises(Missing, match="/proc"):
         part.look(2)
+
+
+def test_a_name_of_pythons_stays_when_python_lets_go_of_it_before_the_kernel(
+    recorded: Any, writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    worker = threading.Thread(target=over.wait, name="rule-engine")
+    worker.start()
+    part = Threads(writer)
+    part.look(1)
+    active = {
+        key: known for key, known in vars(threading)["_active"].items() if known is not worker
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "_active", active)  # as at its end
+        for look in range(2, 2 * threads._ASK_AGAIN):
+            part.look(look)
+    over.set()
+    worker.join()
+    while (Path("/proc/self/task") / str(worker.native_id)).exists():
+        pass
+    part.look(99)
+    seen = [row for row in recorded.rows("threads") if row["tid"] == worker.native_id]
+    assert [(row["op"], row["name"], row["python"]) for row in seen] == [
+        ("began", "rule-engine", True),
+        ("ended", "rule-engine", True),
+    ]

@@ -65,7 +65,9 @@ class Shown:
     __slots__ = ("above", "below", "depth", "height", "labels", "text", "under")
 
     def __init__(self, labels: int, below: Shown | None, stays: bool = False) -> None:
-        self.labels, self.below = labels, below
+        self.labels = labels
+        self.below = below
+        self.depth: int
         self.above: dict[int, Shown] = {}
         if below is None or stays:
             self.text, self.under, self.height = "", _NONE, 0

@@ -7,6 +7,9 @@ are stored under the thread "(vidlab)".
 A long recording would fill the disk with samples that say the same. Beyond a limit they are
 folded: those of the same stack, labels and thread are added up, per minute and without
 spans, and calls are told apart by function and not by line.
+
+A push may bring thousands of stacks that are all new: what is done for each is done by NumPy,
+or once per call, label set or stack.
 """
 
 from __future__ import annotations
@@ -14,23 +17,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ... import labelsets
 from ...clock import now_ns
 from ...formats import pprof
-from ...runs.buffers import RecordBuffer
 from ...runs.writer import RunWriter
 from ...schema import TABLES
+from ...schema.profiling import OWN_THREADS
+from .labeltags import LABELS_TAG
 from .pushes import PushedProfile
-from .tags import IDENT_TAG, LABELS_TAG, NAME_TAG, SPAN_TAG, OfSpan, deepest
+from .tags import IDENT_TAG, NAME_TAG, SPAN_TAG, OfSpan, deepest
 
 _RECORD = TABLES["profile_samples"].record
 assert _RECORD is not None
-_SIZE = _RECORD.size
-_pack_into = _RECORD.struct.pack_into
+_DTYPE, _SIZE, _COMMIT = _RECORD.dtype, _RECORD.size, _RECORD.commit
 
 #: When stored samples and their stacks come to more than this, equal ones are folded.
 FOLD_BEYOND_BYTES = 50 << 20
@@ -47,10 +52,11 @@ _CALL_BYTES = 80
 #: So many threads have a name of their own: names are numbers that stages need too.
 _MOST_THREADS = 1000
 
-_OWN, _OTHERS = "(vidlab)", "(other threads)"
+_OTHERS = "(other threads)"
 
-#: The outermost calls of the threads that vidlab keeps for itself: the ends of their files.
-_OWN_FILES = ("vidlab/runs/background.py", "vidlab/capture/profiles/receiver.py")
+#: A thread whose outermost call is in a file of these folders is one that vidlab keeps for
+#: itself. A program's threads begin in `threading`, or in the program.
+_OWN_FOLDERS = tuple(f"{Path(__file__).parents[2] / name}/" for name in ("runs", "capture"))
 
 Spans = Callable[[], dict[int, OfSpan]]
 
@@ -106,7 +112,9 @@ class Store:
         self._limit = fold_beyond_bytes
         self._clock = clock
         self._stored_bytes = 0
-        self._stacks: dict[pprof.Stack, int] = {}
+        #: Numbers of calls; and of stacks, by the numbers of their calls.
+        self._calls: dict[pprof.Call, int] = {}
+        self._stacks: dict[bytes, int] = {b"": 0}
         self._own: set[int] = set()
         self._threads: dict[str, int] = {}
         self._folded: dict[_Alike, list[int]] = {}
@@ -134,17 +142,20 @@ class Store:
         folded, self._folded = self._folded, {}
         if not folded:  # nor is a buffer needed
             return
-        buffer = self._writer.buffer("profile_samples")
-        for alike, (value, samples) in folded.items():
-            whose = _Whose(alike.labels, 0, 0, alike.thread)
-            self._write(
-                buffer, since_ns, until_ns - since_ns, alike[:3], value, samples, alike.stack, whose
-            )
+        kinds = list(zip(*folded, strict=True))
+        value, samples = zip(*folded.values(), strict=True)
+        rows = np.zeros(len(folded), _DTYPE)
+        rows["t_ns"], rows["duration_ns"] = since_ns, until_ns - since_ns
+        rows["value"], rows["samples"] = value, samples
+        for name, column in zip(_Alike._fields, kinds, strict=True):
+            rows[name] = column
+        self._write(rows)
 
     def _begin_to_fold(self) -> None:
         self.folding = True
         self._folded_since_ns = self._clock()
-        self._stacks.clear()  # from now on they are of functions
+        self._stacks = {b"": 0}  # from now on they are of functions
+        self._calls.clear()
         self._own.clear()
         self._writer.finding(
             "profiles_folded",
@@ -164,81 +175,75 @@ class Store:
         kinds = [(number(profile.name), number(t.type), number(t.unit)) for t in samples.types]
         duration_ns = min(max(samples.duration_nanos, 0), _LONGEST_NS)
         t_ns = _began_ns(samples.time_nanos, duration_ns)
-        stacks = self._numbers_of(samples.stacks)
+        stacks = self._numbers_of(samples)
         names = {str(thread.ident): thread.name for thread in threading.enumerate()}
         whose = [self._whose(labels, spans, names) for labels in samples.label_sets]
-        is_own = [stack in self._own for stack in stacks]
-        own_thread = number(_OWN)
-        seen = samples.times_seen()
-        rows, columns = np.nonzero(samples.values)
-        whole = zip(
-            columns.tolist(),
-            samples.values[rows, columns].tolist(),
-            samples.stack[rows].tolist(),
-            samples.label_set[rows].tolist(),
-            seen[rows].tolist(),
-            strict=True,
-        )
-        folding, write = self.folding, self._write
-        buffer = self._writer.buffer("profile_samples")
-        for column, value, stack, label_set, count in whole:
-            mine = whose[label_set]
-            if is_own[stack]:
-                mine = mine._replace(thread=own_thread)
-            if folding:
-                alike = _Alike(*kinds[column], stacks[stack], mine.labels, mine.thread)
-                known = self._folded.setdefault(alike, [0, 0])
-                known[0] += value
-                known[1] += count
-            else:
-                write(buffer, t_ns, duration_ns, kinds[column], value, count, stacks[stack], mine)
+        rows, column = np.nonzero(samples.values)
+        found = np.zeros(len(rows), _DTYPE)
+        found["t_ns"], found["duration_ns"] = t_ns, duration_ns
+        found["value"] = samples.values[rows, column]
+        found["samples"] = samples.times_seen()[rows]
+        for name, numbers in zip(_Whose._fields, zip(*whose, strict=True), strict=True):
+            found[name] = np.array(numbers, _DTYPE[name])[samples.label_set[rows]]
+        for name, numbers in zip(_Alike._fields, zip(*kinds, strict=True), strict=False):
+            found[name] = np.array(numbers, _DTYPE[name])[column]
+        found["stack"] = np.array(stacks, np.uint32)[samples.stack[rows]]
+        own = np.array([stack in self._own for stack in stacks])
+        found["thread"][own[samples.stack[rows]]] = number(OWN_THREADS)
+        if self.folding:
+            self._fold(found)
+        else:
+            self._write(found)
         return len(samples.values)
 
-    def _write(
-        self,
-        buffer: RecordBuffer,
-        t_ns: int,
-        duration_ns: int,
-        kind: tuple[int, ...],
-        value: int,
-        samples: int,
-        stack: int,
-        whose: _Whose,
-    ) -> None:
-        position = buffer.position
-        if position == buffer.end:
-            position = buffer.roll()
-        buffer.position = position + _SIZE
-        labels, span, frame, thread = whose
-        _pack_into(
-            *(buffer.view, position, t_ns, duration_ns, value, samples, span, frame),
-            *(labels, stack, *kind, thread, 0, 0, 1),
-        )
-        self._stored_bytes += _SIZE
+    def _fold(self, rows: np.ndarray[Any, Any]) -> None:
+        """Add rows to those that they are alike."""
+        columns = [rows[name].tolist() for name in (*_Alike._fields, "value", "samples")]
+        for *alike, value, samples in zip(*columns, strict=True):
+            known = self._folded.setdefault(_Alike._make(alike), [0, 0])
+            known[0] += value
+            known[1] += samples
 
-    def _numbers_of(self, stacks: list[pprof.Stack]) -> list[int]:
-        """Return the run's numbers of these stacks, 0 for the empty one."""
+    def _write(self, rows: np.ndarray[Any, Any]) -> None:
+        """Write rows that are not committed yet."""
+        buffer = self._writer.buffer("profile_samples")
+        self._stored_bytes += _SIZE * len(rows)
+        while len(rows):
+            position = buffer.position
+            if position == buffer.end:
+                position = buffer.roll()
+            fits = rows[: (buffer.end - position) // _SIZE]
+            buffer.position = end = position + _SIZE * len(fits)
+            view = buffer.view
+            view[position:end] = fits.tobytes()
+            np.frombuffer(view, _DTYPE, len(fits), position)[_COMMIT] = 1
+            rows = rows[len(fits) :]
+
+    def _numbers_of(self, samples: pprof.Samples) -> list[int]:
+        """Return the run's numbers of the stacks of these samples, 0 for the empty one."""
+        calls = samples.calls
         if self.folding:
-            plain = [tuple((function, file, 0) for function, file, _ in s) for s in stacks]
-            distinct = list(dict.fromkeys(plain))
-            number_of = dict(zip(distinct, self._numbered(distinct), strict=True))
-            return [number_of[stack] for stack in plain]
-        return self._numbered(stacks)
-
-    def _numbered(self, stacks: list[pprof.Stack]) -> list[int]:
-        """Return the numbers of distinct stacks."""
-        known = self._stacks  # to look up a stack takes a µs or two
-        numbers = [known.get(stack, 0) for stack in stacks]
-        new = [place for place, number in enumerate(numbers) if not number and stacks[place]]
+            calls = [(function, file, 0) for function, file, _ in calls]
+        known_calls = self._calls
+        of_call = [known_calls.setdefault(call, len(known_calls)) for call in calls]
+        # To look up thousands of stacks as tuples would take some ms, as bytes it does not.
+        flat = np.array(of_call, np.uint32)[samples.stack_calls]
+        data, edges = flat.tobytes(), samples.stack_edges.tolist()
+        keys = [data[begin:end] for begin, end in pairwise((4 * samples.stack_edges).tolist())]
+        known = self._stacks
+        new = {key: place for place, key in enumerate(keys) if key not in known}
         if new:
-            given = self._writer.stacks([stacks[place] for place in new])
-            for place, number in zip(new, given, strict=True):
-                stack = stacks[place]
-                known[stack] = numbers[place] = number
-                self._stored_bytes += _CALL_BYTES * len(stack)
-                if stack[-1][1].endswith(_OWN_FILES):
+            objects = np.fromiter(calls, np.object_, len(calls))
+            flat_calls = objects[samples.stack_calls].tolist()
+            stacks = [tuple(flat_calls[edges[n] : edges[n + 1]]) for n in new.values()]
+            numbers = self._writer.stacks(stacks)
+            known.update(zip(new, numbers, strict=True))
+            self._stored_bytes += _CALL_BYTES * sum(map(len, stacks))
+            for stack, number in zip(stacks, numbers, strict=True):
+                function, file, _ = stack[-1]
+                if file.startswith(_OWN_FOLDERS) and function != "<module>":
                     self._own.add(number)
-        return numbers
+        return [known[key] for key in keys]
 
     def _whose(
         self, labels: pprof.Labels, spans: dict[int, OfSpan], names: dict[str, str]

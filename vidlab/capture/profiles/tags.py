@@ -22,7 +22,8 @@ from typing import NamedTuple
 from ... import labelsets
 from ..frames.refs import FrameRef
 from ..frames.spans import Span
-from .labeltags import LABELS_TAG, LabelTags, Shown, Tagger, Untagged
+from .labeltags import LABELS_TAG as LABELS_TAG
+from .labeltags import LabelTags, Shown, Tagger, Untagged
 
 SPAN_TAG = "vidlab_span"
 

@@ -32,6 +32,9 @@ _OVER = object()
 #: How long a long look takes is noted in stretches of so much CPU time.
 _STRETCH_NS = 2_000_000
 
+#: A step of so much CPU time gives up the GIL to nobody: Python code would be asked to.
+_LONG_STEP_NS = 5_000_000
+
 #: How much less often than asked a part looks when a finding says so.
 _SLOWED = 2
 
@@ -260,8 +263,9 @@ class Sampler:
                 step_ns = thread_cpu_ns() - began_ns
                 stretch_ns += step_ns
                 if over or stretch_ns >= _STRETCH_NS:
-                    # While it waits for a CPU, it has the GIL as a rule.
-                    took_ns = stretch_ns + waits.passed_ns()
+                    waited_ns = waits.passed_ns()
+                    # So long a step is one call of C: it keeps the GIL while it has no CPU.
+                    took_ns = stretch_ns + (waited_ns if step_ns >= _LONG_STEP_NS else 0)
                     self._noted(name, now_ns() - took_ns, took_ns)
                     stretch_ns = 0
                 yield step_ns

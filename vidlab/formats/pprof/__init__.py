@@ -6,7 +6,7 @@ their labels, as columns.
 
 from __future__ import annotations
 
-from .extracting import Labels, Samples, Stack, samples
+from .extracting import Call, Labels, Samples, Stack, samples
 from .model import (
     LIMITS,
     Function,
@@ -25,6 +25,7 @@ from .writing import write
 
 __all__ = [
     "LIMITS",
+    "Call",
     "Function",
     "Label",
     "Labels",

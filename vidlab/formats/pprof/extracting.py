@@ -16,8 +16,11 @@ from ..protobuf import Ints, ProtobufError
 from .columns import FUNCTION, LABEL, LINE, LOCATION, MAPPING, VALUE_TYPE, File, Messages
 from .model import LIMITS, Limits, PprofError, ValueType
 
-#: Innermost call first: function, file and line of each.
-Stack = tuple[tuple[str, str, int], ...]
+#: Function, file and line.
+Call = tuple[str, str, int]
+
+#: Innermost call first.
+Stack = tuple[Call, ...]
 
 #: In the order of the file, where a key may come more than once.
 Labels = tuple[tuple[str, str | int], ...]
@@ -37,9 +40,12 @@ class Samples:
     values : ndarray of int64, shape (samples, types)
     stack : ndarray of int64, shape (samples,)
         The index in `stacks` of each sample's stack.
-    stacks : list of Stack
-        The distinct stacks, inlined calls included. A sample without locations has (); a
-        location without a name is its address, in the mapped file.
+    calls : list of Call
+        The distinct calls, inlined ones included. A location without a name is its address,
+        in the mapped file.
+    stack_calls : ndarray of int32, stack_edges : ndarray of int64
+        The distinct stacks: the calls of stack `i` are those of the indices
+        `stack_calls[stack_edges[i]:stack_edges[i + 1]]`. A sample without locations has none.
     label_set : ndarray of int64, shape (samples,)
         The index in `label_sets` of each sample's labels.
     label_sets : list of Labels
@@ -55,7 +61,9 @@ class Samples:
     types: tuple[ValueType, ...]
     values: Ints
     stack: Ints
-    stacks: list[Stack]
+    calls: list[Call]
+    stack_calls: npt.NDArray[np.int32]
+    stack_edges: Ints
     label_set: Ints
     label_sets: list[Labels]
     time_nanos: int
@@ -63,6 +71,13 @@ class Samples:
     period_type: ValueType | None
     period: int
     comments: tuple[str, ...]
+
+    @property
+    def stacks(self) -> list[Stack]:
+        """Return the distinct stacks, made anew each time."""
+        calls = np.fromiter(self.calls, np.object_, len(self.calls))
+        flat = calls[self.stack_calls].tolist()
+        return [tuple(flat[begin:end]) for begin, end in pairwise(self.stack_edges.tolist())]
 
     def times_seen(self) -> Ints:
         """Return how often each sample was seen: what the file counts, else its value by the
@@ -89,14 +104,16 @@ def samples(data: bytes, limits: Limits = LIMITS) -> Samples:
         file = File(data, limits)
         texts = file.decoded("replace")
         rows, values = file.samples()
-        stack, stacks = _stacks(file, rows, texts)
+        stack, calls, stack_calls, stack_edges = _stacks(file, rows, texts)
         label_set, label_sets = _labels(rows, texts)
         types = _value_types(file, "sample_types", texts)
         return Samples(
             types,
             values.values.reshape(rows.count, len(types)),
             stack,
-            stacks,
+            calls,
+            stack_calls,
+            stack_edges,
             label_set,
             label_sets,
             int(file.numbers("time_nanos")[0]),
@@ -115,8 +132,10 @@ def _value_types(file: File, name: str, texts: list[str]) -> tuple[ValueType, ..
     return tuple(ValueType(texts[type], texts[unit]) for type, unit in zip(*columns, strict=True))
 
 
-def _stacks(file: File, rows: Messages, texts: list[str]) -> tuple[Ints, list[Stack]]:
-    """Return each sample's index in the distinct stacks, and these."""
+def _stacks(
+    file: File, rows: Messages, texts: list[str]
+) -> tuple[Ints, list[Call], npt.NDArray[np.int32], Ints]:
+    """Return each sample's index in the distinct stacks, and these: see `Samples`."""
     locations = file.parts("locations", LOCATION)
     calls, edges = _calls(file, locations, texts)
     wanted = rows.many("locations")
@@ -127,16 +146,25 @@ def _stacks(file: File, rows: Messages, texts: list[str]) -> tuple[Ints, list[St
     if (counts == 1).all():
         places, ends = edges[where], wanted.edges
     else:
-        begins = edges[where] - (np.cumsum(counts) - counts)
-        places = np.repeat(begins, counts) + np.arange(int(counts.sum()))
-        ends = np.concatenate(([0], np.cumsum(counts)))[wanted.edges]
+        places, bounds = _ranges(edges[where], counts)
+        ends = bounds[wanted.edges]
     # Two locations may be the same call: at two addresses of a line.
-    numbers: dict[tuple[str, str, int], int] = {}
+    numbers: dict[Call, int] = {}
     number = np.array([numbers.setdefault(call, len(numbers)) for call in calls.tolist()], np.int32)
-    index, first = _distinct(number[places], ends)
-    flat = calls[places].tolist()
-    bounds = ends.tolist()
-    return index, [tuple(flat[bounds[place] : bounds[place + 1]]) for place in first]
+    flat = number[places]
+    index, first = _distinct(flat, ends)
+    if len(first) < len(index):
+        counts = np.diff(ends)[first]
+        places, ends = _ranges(ends[:-1][first], counts)
+        flat = flat[places]
+    return index, list(numbers), flat, ends
+
+
+def _ranges(begins: Ints, counts: Ints) -> tuple[Ints, Ints]:
+    """Return the numbers of the ranges that begin there and are so long, one after the other,
+    and where those of each begin; then how many there are."""
+    bounds = np.concatenate(([0], np.cumsum(counts)))
+    return np.repeat(begins - bounds[:-1], counts) + np.arange(bounds[-1]), bounds
 
 
 def _calls(
