@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from vidlab.analysis import accumulation, heap
 
 Build = Callable[..., pl.DataFrame]
 
-S, MIB = 1_000_000_000, 1 << 20
+MS, S, MIB = 1_000_000, 1_000_000_000, 1 << 20
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,8 @@ def test_a_queue_that_is_held_and_touched_is_told_by_what_it_held(table: Build) 
                  "items": t * 10 * more + 2} for t in range(1, 9)]  # fmt: skip
 
     rows = [*looks("queue.Queue 1", "queue.Queue", 1), *looks("app.JOBS", "app.Jobs", 3),
-            *looks("queue.Queue 2", "queue.Queue", 2), *looks("x", "_queue.SimpleQueue", 1)]  # fmt: skip
+            *looks("queue.Queue 2", "queue.Queue", 2),
+            *looks("x", "_queue.SimpleQueue", 1)]  # fmt: skip
     objects = table("objects", rows, pid=1, size_bytes=1)
     found = accumulation.also_touched(objects, depths, ["app.py:9", "app.py:5"]).sort("name")
     assert found.select("name", "queue").rows() == [

@@ -63,7 +63,7 @@ def test_nothing_in_nothing_out(table: Build) -> None:
 
 
 def test_vidlabs_own_looks_are_not_the_loops_doing(table: Build) -> None:
-    delays = delays_of(table, (0, 50 * MS), (100 * MS, 5 * MS))
+    delays = delays_of(table, (0, 50), (100, 5))
     read = [{"t_ns": 10 * MS, "metric": "vidlab.runtime.census.duration", "value": 0.03}]
     metrics = table("runtime_metrics", read, pid=1, kind="gauge")
     found = loops.without_looks(delays, metrics)

@@ -200,8 +200,14 @@ def test_where_the_time_went(runs: Runs) -> None:
             pl.col("kind") != "reorder"
         ),
         ["codec", "stage", "kind"],
-        {"typical_ns": 2 * NEAR, "excess_ns": 2 * NEAR},
+        {"typical_ns": 2 * NEAR},
         same=("late_frames", "total_ns", "baseline"),
+    )
+    agree(
+        runs,
+        lambda run: closure.ranking(closure.by_cause(late(run), run.scan("spans"), "codec"), 3),
+        ["codec", "stage", "kind"],
+        {"excess_ns": NEAR, "share": NEAR},
     )
 
 

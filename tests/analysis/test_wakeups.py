@@ -104,7 +104,7 @@ def test_nothing_in_nothing_out(table: Build) -> None:
 
 
 def test_what_vidlabs_own_looks_took_is_nobodys_wait(table: Build) -> None:
-    rows = [probe(10, 30 * MS), probe(200 * MS, 30 * MS)]
+    rows = [probe(10, 30), probe(200, 30)]
     began = rows[0]["t_ns"]
     read = [
         {"t_ns": began - 5 * MS, "metric": wakeups.LOOKS[0], "value": 0.020},
@@ -130,6 +130,6 @@ def test_the_samplers_looks_are_no_part_of_its_share(table: Build) -> None:
          "python": False}], pid=1, t_ns=0, op="began", daemon=False)  # fmt: skip
     read = [{"t_ns": 100 * MS, "metric": wakeups.LOOKS[0], "value": 0.3}]
     metrics = table("runtime_metrics", read, pid=1, kind="gauge")
-    probes = table("wakeups", [probe(500 * MS, 60 * MS)])
+    probes = table("wakeups", [probe(500, 60)])
     found = wakeups.holders(probes, waits, known, None, metrics)
     assert found.select("name", "cpu_share").rows() == [("sorter", 0.3), ("vidlab-sampler", 0.1)]

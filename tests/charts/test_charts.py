@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import altair as alt
 import polars as pl
 import pytest
 import vl_convert
@@ -167,6 +168,7 @@ def rows_in(spec: dict[str, Any]) -> int:
 
 
 def svg_of(chart: Any) -> str:
+    alt.JupyterChart(chart)  # which reads the specification back: not all can be
     svg: str = vl_convert.vegalite_to_svg(chart.to_json(), vl_version="6.4")
     return svg
 

@@ -132,10 +132,11 @@ def _shares(decisions: pl.DataFrame) -> alt.LayerChart:
             ignore_nulls=True,
         ).alias("read"),
     )
-    # A step needs both of its ends.
+    # A step ends where the next one begins, and the last one with the recording.
+    last = rows.group_by("pid").agg(pl.col("t_end_s", "rate").last())
     ends = pl.concat(
-        [rows.select("pid", "t_s", "rate"), rows.select("pid", t_s="t_end_s", rate="rate")]
-    ).sort("pid", "t_s", maintain_order=True)
+        [rows.select("pid", "t_s", "rate"), last.select("pid", t_s="t_end_s", rate="rate")]
+    )
     least = max(float(rows["rate"].min()), 1e-6)  # type: ignore[arg-type]
     limits = [least / 1.6, 1.6]
     ticks = [tick for tick in (1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if tick >= least]
@@ -169,7 +170,11 @@ def _shares(decisions: pl.DataFrame) -> alt.LayerChart:
             alt.Tooltip("read:N", title="read then"),
         ],
     )
-    words = base.mark_text(align="left", dx=7, dy=-9, color=theme.QUIET).encode(text="read:N")
+    words = (
+        alt.Chart(theme.data(rows.filter(pl.col("read") != "")))
+        .mark_text(align="left", dx=7, dy=-9, color=theme.QUIET)
+        .encode(x=x, y=y, text="read:N")
+    )
     chart: alt.LayerChart = alt.layer(line, points, words).properties(width=theme.WIDTH, height=150)
     return chart
 

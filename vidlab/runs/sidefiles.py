@@ -21,6 +21,9 @@ StackFrames = Sequence[tuple[str, str, int]]
 #: Returns a text as JSON. `json.dumps` makes an encoder for each, which takes longer.
 _quoted = json.encoder.encode_basestring
 
+#: So many stacks are written at a time.
+_STACKS_A_WRITE = 128
+
 #: How many calls' texts are kept, for the stacks to come.
 _MOST_CALL_TEXTS = 1 << 16
 
@@ -96,7 +99,7 @@ class Definitions:
         self._stack_lines = Lines(segments / f"{index:04d}-stacks.jsonl")
         for number, name in self._names:
             self._name_lines.append({"id": number, "name": name})
-        self._stack_lines.write(self._lines_of(self._stacks))
+        self._write_stacks(self._stack_lines, self._stacks)
         self._stop_listening = labelsets.listen(self._write_labels)
 
     def end(self) -> None:
@@ -130,27 +133,36 @@ class Definitions:
         new = [(next(self._stack_numbers), frames) for frames in many]
         self._stacks += new
         if self._stack_lines is not None and new:
-            self._stack_lines.write(self._lines_of(new))
+            self._write_stacks(self._stack_lines, new)
         return [number for number, _ in new]
 
-    def _lines_of(self, stacks: Iterable[tuple[int, StackFrames]]) -> str:
-        # Stacks have most of their calls in common: the text of each is made once.
-        known = self._call_texts
-        text_of = known.__getitem__
-        lines = []
-        for number, frames in stacks:
-            try:
-                calls = ", ".join(map(text_of, frames))
-            except (KeyError, TypeError):  # a call is new, or is a list
-                if len(known) >= _MOST_CALL_TEXTS:
-                    known.clear()
-                calls = ", ".join([known.get(tuple(c)) or self._text_of(*c) for c in frames])
-            lines.append(f'{{"id": {number}, "frames": [{calls}]}}\n')
-        return "".join(lines)
+    def _write_stacks(self, lines: Lines, stacks: Sequence[tuple[int, StackFrames]]) -> None:
+        # Stacks have most of their calls in common, and as the same objects: the text of each
+        # is made once, and found by the object's id, which takes a third as long as by what is
+        # in it. Some at a time: memory of some MB would have to be had from the system.
+        texts: dict[int, str] = {}
+        text_of = texts.__getitem__
+        for begin in range(0, len(stacks), _STACKS_A_WRITE):
+            written = []
+            for number, frames in stacks[begin : begin + _STACKS_A_WRITE]:
+                ids = list(map(id, frames))
+                try:
+                    calls = ", ".join(map(text_of, ids))
+                except KeyError:
+                    new = (frame for frame in frames if id(frame) not in texts)
+                    texts.update({id(frame): self._text_of(frame) for frame in new})
+                    calls = ", ".join(map(text_of, ids))
+                written.append(f'{{"id": {number}, "frames": [{calls}]}}\n')
+            lines.write("".join(written))
 
-    def _text_of(self, function: str, file: str, line: int) -> str:
-        text = f"[{_quoted(function)}, {_quoted(file)}, {line:d}]"
-        self._call_texts[function, file, line] = text
+    def _text_of(self, call: Sequence[Any]) -> str:
+        known, key = self._call_texts, tuple(call)
+        text = known.get(key)
+        if text is None:
+            if len(known) >= _MOST_CALL_TEXTS:
+                known.clear()
+            function, file, line = key
+            text = known[key] = f"[{_quoted(function)}, {_quoted(file)}, {line:d}]"
         return text
 
     def _write_name(self, number: int, name: str) -> None:

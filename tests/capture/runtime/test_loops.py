@@ -218,50 +218,73 @@ def test_many_loops_are_measured_less_often(loops: Loops, monkeypatch: pytest.Mo
         loop.close()
 
 
-FORGETS = """
+FORKS = """
 import asyncio, os, sys, time
 from vidlab.capture.runtime.engine import Runtime
 from vidlab.capture.runtime.profiles import Profile
 import vidlab as vl
 
 vl.record.__globals__["_can_compact"] = lambda: False
-engine = Runtime(Profile("p", loops=0.001))
+engine = Runtime(Profile("p", loops=0.001, tasks=0.05))
+
+async def until(condition):
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        await asyncio.sleep(0.001)
+
+def measured(loop=None):
+    known = engine._loops._known
+    return [each for each in known if known[each].ticking and loop in (None, each)]
+
+async def leaves_it(loop):
+    "The child has a loop of its own; its parent's stands still, whatever it says itself."
+    assert loop.is_running() and not engine._loops._known
+    asyncio.events._set_running_loop(None)
+    def work():
+        engine._loops.look(1)
+        return measured()
+    own = asyncio.new_event_loop()
+    own.run_until_complete(until(work))
+    assert measured() == [own]
+    assert engine._loops.identify(loop) is None
+
+async def goes_on(loop):
+    "The child goes on in the loop in which it was forked."
+    await until(lambda: measured(loop))
+    assert engine._loops.identify(loop)[0] == 1
 
 async def parent():
-    mine = asyncio.get_running_loop()
-    while not any(known.ticking for known in engine._loops._known.values()):
-        await asyncio.sleep(0.001)
-    pid = os.fork()
-    if pid == 0:
-        known = dict(engine._loops._known)
-        if mine in known:
-            os._exit(7)  # the parent's loop does not run here: nobody may wait for it
-        try:
-            asyncio.events._set_running_loop(None)
-            asyncio.new_event_loop().run_until_complete(child())
-        except BaseException as error:
-            print(repr(error), flush=True)
-            os._exit(8)
-        engine.stop()
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0, "the child"
-    assert engine._loops._known[mine].ticking
-
-async def child():
-    until = time.monotonic() + 60
-    while not any(known.ticking for known in engine._loops._known.values()):
-        assert time.monotonic() < until
-        await asyncio.sleep(0.001)
-    assert len(engine._loops._known) == 1
+    loop = asyncio.get_running_loop()
+    asyncio.create_task(asyncio.sleep(3600), name="beat")
+    await until(measured)
+    for child in (leaves_it, goes_on):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if child is leaves_it:
+                    call = child(loop)
+                    try:
+                        call.send(None)
+                    except StopIteration:
+                        pass
+                else:
+                    await child(loop)
+            except BaseException as error:
+                print(child.__name__, repr(error), flush=True)
+                os._exit(8)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0, child.__name__
+        assert engine._loops._known[loop].ticking
 
 with vl.record(sys.argv[1], engines=[engine]):
     asyncio.run(parent())
 """
 
 
-def test_a_forked_child_knows_nothing_of_the_parents_loops(tmp_path: Path) -> None:
+def test_a_forked_child_tells_its_own_loops_from_copies_of_its_parents(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-W", "ignore:This process", "-c", FORGETS, str(tmp_path / "run")],
+        [sys.executable, "-W", "ignore:This process", "-c", FORKS, str(tmp_path / "run")],
         capture_output=True,
         text=True,
         timeout=120,

@@ -103,6 +103,7 @@ class Loop:
         if turn != self._turn or loop is None:
             return
         try:
+            self._loops.ticks(loop, self)
             late_ns = t_ns - self._due_ns
             if late_ns < -self._period_ns * _EARLY_SHARE:
                 self._early += 1
@@ -135,6 +136,8 @@ class Loops:
         self._known: weakref.WeakKeyDictionary[AbstractEventLoop, Loop] = (
             weakref.WeakKeyDictionary()
         )
+        #: Loops that a parent process ran as this one was forked: copies that stand still.
+        self._inherited: weakref.WeakSet[AbstractEventLoop] = weakref.WeakSet()
         self._numbers = itertools.count(1)
         self._asked_period_ns = 0
         self.period_ns = 0
@@ -161,14 +164,21 @@ class Loops:
     def look(self, t_ns: int) -> None:
         """Find loops that run and are not measured yet; called in the sampler's thread."""
         for loop in {id(loop): loop for loop in tasks.loops_of_some()}.values():
+            if self._is_inherited(loop):
+                continue
             known = self._of(loop)
             if known is not None and not known.ticking and self.period_ns and loop.is_running():
                 with contextlib.suppress(RuntimeError):  # it is closed meanwhile
                     known.begin(here=False)
         self._spread()
 
-    def identify(self, loop: AbstractEventLoop) -> tuple[int, int]:
-        """Return the loop's number within the process, and its thread; 0 for what is not known."""
+    def identify(self, loop: AbstractEventLoop) -> tuple[int, int] | None:
+        """Return the loop's number within the process, and its thread; 0 for what is not known.
+
+        None for a copy of a parent's loop, which does not run here.
+        """
+        if self._is_inherited(loop):
+            return None
         known = self._of(loop)
         return (0, 0) if known is None else (known.number, known.tid or _thread_of(loop))
 
@@ -191,8 +201,18 @@ class Loops:
         self._known.clear()
 
     def forget(self) -> None:
-        """In a forked child: the parent's loops do not run here."""
+        """In a forked child: the parent's loops do not run here, unless they are seen to."""
+        here = [*self._known, *tasks.loops_of_some()]
         self._known.clear()
+        for loop in here:
+            with contextlib.suppress(TypeError):
+                self._inherited.add(loop)
+
+    def ticks(self, loop: AbstractEventLoop, known: Loop) -> None:
+        """Note that a loop runs: a child may go on with the one in which it was forked."""
+        if self._inherited and self._is_inherited(loop):
+            self._inherited.discard(loop)
+            self._known[loop] = known
 
     def write(self, loop: Loop, due_ns: int, late_ns: int, period_ns: int) -> None:
         """Write down how late a loop's timer was; called in the loop's thread."""
@@ -206,6 +226,11 @@ class Loops:
     def failed(self) -> None:
         """Count a measurement that was lost."""
         self._writer.lost("loop_delays", 1)
+
+    def _is_inherited(self, loop: AbstractEventLoop) -> bool:
+        with contextlib.suppress(TypeError):
+            return loop in self._inherited
+        return False
 
     def _of(self, loop: AbstractEventLoop) -> Loop | None:
         with contextlib.suppress(TypeError):  # one that no weak reference can be made to
@@ -224,6 +249,8 @@ class Loops:
                 ended = self._known.get(before)
                 if ended is not None:
                     ended.end(here=True)
+            if loop is not None:
+                self._inherited.discard(loop)
             if loop is not None and self.period_ns:
                 known = self._of(loop)
                 if known is not None and not known.ticking:

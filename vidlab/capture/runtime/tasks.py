@@ -105,7 +105,7 @@ class Tasks:
     ----------
     identify : callable
         Returns an event loop's number within the process, and its thread as the kernel
-        numbers it.
+        numbers it; None for a loop that does not run in this process.
     most_rows : callable
         Returns how many tasks are written down at a time.
     """
@@ -116,7 +116,7 @@ class Tasks:
         self,
         writer: RunWriter,
         pen: Pen,
-        identify: Callable[[AbstractEventLoop], tuple[int, int]],
+        identify: Callable[[AbstractEventLoop], tuple[int, int] | None],
         most_rows: Callable[[], int],
     ) -> None:
         self._writer = writer
@@ -137,7 +137,10 @@ class Tasks:
             loop = _loop_of(task)
             if loop is None or task.done():
                 continue
-            count[self._identify(loop)[0]] += 1
+            identity = self._identify(loop)
+            if identity is None:
+                continue
+            count[identity[0]] += 1
             known = before.get(id(task))
             if known is None or known.reference() is not task:
                 unknown.append((_made(task), loop, task))
@@ -206,7 +209,7 @@ class Tasks:
         coroutine: Any,
         frames: list[FrameType],
     ) -> None:
-        number, tid = self._identify(loop)
+        number, tid = self._identify(loop) or (0, 0)
         self._writer.row(
             "tasks",
             t_ns=t_ns,
