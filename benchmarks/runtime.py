@@ -23,8 +23,8 @@ THREADS, PERIOD_S = 16, 0.02
 #: So often, and for so long, each of the twins runs.
 ROUNDS, SECONDS = 4, 5.0
 
-#: Readings that are measured.
-READINGS = 500
+#: Readings that are measured, and how many are a lot.
+READINGS, LOT = 500, 50
 
 
 class Service:
@@ -114,7 +114,10 @@ def cost(folder: Path) -> list[Figure]:
 
 
 def readings() -> list[Figure]:
-    """Read all metrics of the service's process, again and again; the thread's CPU time."""
+    """Read all metrics of the service's process, again and again; the thread's CPU time.
+
+    Of the lots' medians it is the least: neighbours on the machine can only add to it.
+    """
     engine = vl.Runtime()
     took = []
     with Service():
@@ -124,7 +127,7 @@ def readings() -> list[Figure]:
             begin = time.thread_time_ns()
             engine.read_once()
             took.append((time.thread_time_ns() - begin) / 1e3)
-    median = statistics.median(took)
+    median = min(statistics.median(took[at : at + LOT]) for at in range(0, READINGS, LOT))
     return [Figure(f"reading all runtime metrics once, {THREADS} threads", median, "µs", None, 200)]
 
 

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -66,9 +68,7 @@ vl.charts.latency.heatmap(latency.over_time(latency.as_spans(frames)), lost=lost
 
 # %%
 closed = closure.closure(frames, spans)
-parts = ["service_ns", "queue_ns", "reorder_ns", "encoder_lag_ns", "residual_ns"]
-means = closed.group_by("stream_id", "codec").agg(pl.col("end_to_end_ns", *parts).mean())
-vl.charts.closure.by_stream(means.sort("stream_id"), lost=lost)
+vl.charts.closure.by_stream(closure.means(closed), lost=lost)
 
 # %%
 residual = pl.col("residual_ns").abs()

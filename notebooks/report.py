@@ -43,12 +43,14 @@ from vidlab.workbench.health_section import HealthSection
 from vidlab.workbench.kernel_section import KernelSection
 from vidlab.workbench.memory_section import MemorySection
 from vidlab.workbench.profile_section import ProfileSection
+from vidlab.workbench.sampling_section import SamplingSection
 from vidlab.workbench.slices import Slice
 from vidlab.workbench.verdict import verdict
 
 renderer.enable()
 part = Slice(vl.open_run(run), stream_id, codec, gpu, deadline_ms)
 frames, spans, streams = part.scan("frames"), part.scan("spans"), part.scan("streams")
+kept = part.scan("kept_frames")
 verdict(part)
 
 # %% [markdown]
@@ -99,8 +101,7 @@ vl.charts.closure.by_cause(causes, lost=lost)
 
 # %%
 closed = closure.closure(frames, part.run.scan("spans"))
-means = closed.group_by("stream_id", "codec").agg(pl.col("^.*_ns$").mean()).sort("stream_id")
-vl.charts.closure.by_stream(means, lost=lost)
+vl.charts.closure.by_stream(closure.means(closed), lost=lost)
 
 # %%
 vl.charts.closure.frames(closed.top_k(20, by="end_to_end_ns"), lost=lost)
@@ -133,7 +134,7 @@ vl.charts.losses.by_stage(losses.by_stage(frames), lost=part.lost("frames"))
 
 # %%
 columns = ("stream_id", "codec", "first_seq", "last_seq", "lost_frames", "fate", "lost_at")
-gops = losses.gops(frames).select(columns)
+gops = losses.gops(frames, kept).select(columns)
 tables.Table(gops, "Lost key frames, and how many frames each took along")
 
 # %% [markdown]
@@ -160,10 +161,10 @@ rates = throughput.over_time(frames, streams, window_s=part.window_s(bins=100))
 vl.charts.throughput.over_time(rates, start_ns=part.start_ns, lost=part.lost("frames"))
 
 # %%
-vl.charts.stutter.by_stream(stutter.by_stream(frames, streams), lost=part.lost("frames"))
+vl.charts.stutter.by_stream(stutter.by_stream(frames, streams, kept), lost=part.lost("frames"))
 
 # %%
-freezes = stutter.freezes(frames)
+freezes = stutter.freezes(frames, kept)
 vl.charts.stutter.freezes(freezes, start_ns=part.start_ns, lost=part.lost("frames"))
 
 # %%
@@ -301,6 +302,16 @@ health.holders()
 
 # %%
 health.metrics()
+
+# %%
+record = SamplingSection(part)  # nor one on what was recorded, where that is all
+record.section()
+
+# %%
+record.timeline()
+
+# %%
+record.kept()
 
 # %% [markdown]
 # ## Exact percentiles

@@ -8,6 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,7 +31,7 @@ SCRIPT = Path(__file__).parent / "scripts" / "sampled.py"
 MS = 1_000_000
 
 #: Frames of each of the threads, and how many of all are late.
-EACH, THREADS, LATE = 10_000, 3, 1000
+EACH, THREADS, LATE = 8_000, 3, 1000
 
 
 class Program:
@@ -85,6 +86,9 @@ def record(path: Path, share: float, monkeypatch: pytest.MonkeyPatch) -> tuple[P
         recording.writer.lookback.seconds = 0.5
         program.run()
         left_out = recording.writer.lookback.left_out
+        until_ns = now_ns() + 30_000 * MS
+        while not left_out["spans"] and now_ns() < until_ns:
+            time.sleep(0.01)
     assert left_out["spans"] > 0
     return program, vl.open_run(path)
 

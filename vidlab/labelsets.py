@@ -307,7 +307,7 @@ def labels(*, stream_id: Any = ..., codec: Any = ..., gpu: Any = ..., **others: 
     0
     """
     # A function, since to call a class takes longer; and what can be is done without a loop.
-    block = _new(LabelBlock)
+    block = LabelBlock()
     if not others:
         block._values = stream_id, codec, gpu
     elif len(others) == 1:
@@ -325,7 +325,7 @@ class LabelBlock:
 
     #: Of `_NAMED`, each the value or `...`; then (key, value) of the others.
     _values: tuple[Any, ...]
-    #: What restores the set before, and the same of the times it was entered before.
+    #: What restores the set before, that and this set, and the same of the times before.
     _open: Any
 
     def __enter__(self) -> LabelBlock:
@@ -334,14 +334,13 @@ class LabelBlock:
             after = _merged[before, self._values]
         except (KeyError, TypeError):  # TypeError: a value that cannot be hashed
             after = _merge(before, self._values)
-        self._open = _set(after), before, self._open
+        self._open = _set(after), before, after, self._open
         if entered is not None:
             entered(before, after)
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        token, before, self._open = self._open
-        after = _get()
+        token, before, after, self._open = self._open
         try:
             _reset(token)
         except ValueError:  # left in another context: a generator closed by another task
@@ -352,7 +351,7 @@ class LabelBlock:
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def labelled(*args: P.args, **kwargs: P.kwargs) -> R:
-            block = _new(LabelBlock)
+            block = LabelBlock()
             block._values, block._open = self._values, None
             with block:
                 return function(*args, **kwargs)
@@ -360,7 +359,8 @@ class LabelBlock:
         return labelled
 
 
-_new, _get, _set, _reset = object.__new__, current.get, current.set, current.reset
+_get, _set, _reset = current.get, current.set, current.reset
+
 #: The labels that are parameters of `labels`.
 _NAMED = ("stream_id", "codec", "gpu")
 

@@ -324,6 +324,27 @@ def test_where_cpus_are_scarce_nobody_is_a_hog_and_no_loop_is_blocked() -> None:
     assert [one["kind"] for one in found] == ["scheduling_delay"]
 
 
+def test_a_thread_that_hardly_runs_is_no_hog_where_cpus_are_scarce() -> None:
+    """It is without a CPU while it holds the GIL; one that runs may be a hog all the same."""
+    late = probes(lambda n: 25 * (n % 20 == 0), runqueue_ms=9)
+    idle = verdicts_of(wakeups=late, threads=THREADS, thread_waits=windows(cpu=0.02))
+    busy = verdicts_of(wakeups=late, threads=THREADS, thread_waits=windows(cpu=0.5))
+    assert [one["kind"] for one in idle] == []
+    assert [(one["kind"], one["subject"]) for one in busy] == [("gil_hog", "burner")]
+
+
+def test_of_a_thread_that_ran_a_few_times_no_hundredth_is_known() -> None:
+    few = [row | {"slices": 9, "worst_delay_ns": 80 * MS} for row in windows()]
+    assert verdicts_of(thread_waits=few, threads=THREADS) == []
+
+
+def test_it_is_said_in_which_thread_full_collections_ran() -> None:
+    ran = pauses(26, 30, 31, 29)
+    ran = [row | {"tid": 2 if n else 1} for n, row in enumerate(ran)]
+    [found] = verdicts_of(gc_pauses=ran, threads=THREADS)
+    assert "3 of them ran in the thread burner" in found["message"]
+
+
 def test_a_single_value_beyond_a_percentiles_threshold_proves_nothing() -> None:
     once = windows()[:1]
     late = [row | {"worst_delay_ns": 80 * MS} for row in once]

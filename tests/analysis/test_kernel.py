@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidlab.analysis import kernel
@@ -111,6 +111,7 @@ def innermost(spans: Rows, event: dict[str, Any]) -> int | None:
     return None if last is None else last["span"]
 
 
+@settings(deadline=None)
 @given(intervals, st.lists(st.tuples(threads, st.integers(-3, 45)), max_size=20))
 def test_it_is_the_span_that_trying_all_finds(known: Any, asked: Any) -> None:
     spans = [
@@ -142,6 +143,7 @@ def filled(rows: Rows, needed: list[str]) -> pl.DataFrame:
     )
 
 
+@settings(deadline=None)
 @given(intervals, st.lists(st.integers(1, 2), min_size=20, max_size=20))
 def test_calls_within_another_are_left_out(known: Any, addresses: list[int]) -> None:
     calls = [

@@ -22,6 +22,7 @@ from vidlab.analysis import (
     pauses,
     queues,
     sampling,
+    silences,
     startup,
     stutter,
     throughput,
@@ -273,6 +274,12 @@ def test_time_of_cpus_and_gpus(runs: Runs) -> None:
         return tree.filter(pl.col("depth") <= 2).select("name", "depth", "total_ns")
 
     agree(runs, of_gpu, ["name", "depth"], {"total_ns": 2 * NEAR})
+
+
+def test_gaps_between_recorded_frames_are_no_silences(runs: Runs) -> None:
+    for run in runs:
+        found = silences.silences(run.scan("spans"), run.scan("gc_pauses"))
+        assert found.filter(pl.col("duration_ns") > 200 * 1_000_000).height == 0
 
 
 def test_frames_as_a_clock(runs: Runs) -> None:

@@ -75,7 +75,7 @@ CHARTS: dict[str, tuple[Callable[..., Any], Callable[[Run], pl.DataFrame]]] = {
     "closure.by_cause": (closure_charts.by_cause, causes),
     "closure.by_stream": (
         closure_charts.by_stream,
-        lambda run: closed(run).group_by("stream_id", "codec").agg(pl.col("^.*_ns$").mean()),
+        lambda run: closure.means(closed(run)),
     ),
     "closure.frames": (closure_charts.frames, lambda run: closed(run).head(60)),
     "closure.ranking": (closure_charts.ranking, lambda run: closure.ranking(causes(run))),

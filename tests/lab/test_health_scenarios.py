@@ -29,8 +29,8 @@ HEALTHY_TOGETHER = (
     ("python_gil_hog",),
 )
 
-#: How long it is recorded. What grows is looked at twice a second, and has to be seen some times.
-SECONDS, SECONDS_OF_GROWTH = 1.0, 2.5
+#: How long it is recorded. What grows has to be seen some times: it is looked at each 0.2 s.
+SECONDS, SECONDS_OF_GROWTH = 1.0, 2.0
 
 #: How long threads and loops wait for a CPU is the machine's, and how malloc's memory is
 #: taken up is of all tests before: the programs are judged by these.

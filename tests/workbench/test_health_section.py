@@ -96,7 +96,7 @@ def test_the_headline_names_what_is_wrong(whole: Run) -> None:
     told = section.told()
     assert told is not None
     [message] = told.df.filter(pl.col("kind") == "task never ends")["message"]
-    assert "1 task of until_called has waited at" in message
+    assert "1 task of until_called (forgotten) has waited at" in message
 
 
 def test_thresholds_of_the_users_count(whole: Run) -> None:

@@ -66,4 +66,4 @@ class _Recorded:
         self, run: Run, parameters: dict[str, float], losses: dict[str, dict[str, int]]
     ) -> None:
         self.manifest = dataclasses.replace(run.manifest, parameters=parameters)
-        self.losses = losses
+        self.losses, self.scan = losses, run.scan

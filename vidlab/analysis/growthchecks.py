@@ -131,14 +131,16 @@ def stuck_tasks(run: Run, limits: Thresholds) -> Iterator[Verdict]:
     found = threads.stuck(run.scan("tasks"), round(limits.task_age_seconds * 1e9))
     for row in found.iter_rows(named=True):
         several = row["count"] > 1
+        names = ", ".join(name for name in row["names"] if name)
+        who = f" ({names}{', …' if row['count'] > len(row['names']) else ''})" if names else ""
         place = _FOLDERS.sub("(", row["waits_at"] or "a place that is not known")
         yield Verdict(
             "task_never_ends",
             row["coroutine"] or row["names"][0] or "a task without a name",
-            f"{times(row['count'], 'task')} of {row['coroutine']} {'have' if several else 'has'} "
-            f"waited at {place} for {row['age_ns'] / 1e9:,.0f} s, since "
-            f"{'they were' if several else 'it was'} first seen, and came no further. Wait with "
-            "a timeout (asyncio.timeout), or cancel what nobody waits for any more.",
+            f"{times(row['count'], 'task')} of {row['coroutine']}{who} "
+            f"{'have' if several else 'has'} waited at {place} for {row['age_ns'] / 1e9:,.0f} s, "
+            f"since {'they were' if several else 'it was'} first seen, and came no further. Wait "
+            "with a timeout (asyncio.timeout), or cancel what nobody waits for any more.",
             row["age_ns"] / 1e9,
             limits.task_age_seconds,
             "s",

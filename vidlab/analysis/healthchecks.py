@@ -31,6 +31,12 @@ BEYOND = 2
 #: Of so many items a holder is named that full collections go through.
 _MANY = 10_000
 
+#: Where CPUs are scarce, a thread that has had less of one than this is no hog.
+_LEAST_CPU = 0.05
+
+#: "One time in a hundred" is said of a thread that was given a CPU so often.
+_LEAST_SLICES = 100
+
 #: Threads and stages that are named in the evidence.
 _NAMED = 3
 
@@ -76,20 +82,25 @@ def slow_generation_2(run: Run, limits: Thresholds) -> Iterator[Verdict]:
             held.top_k(1, by="last_items").select("name", "last_items").iter_rows(), None
         )
         said = f" The most is in {largest[0]} ({largest[1]:,} items)." if largest else ""
+        ran = own.group_by("pid", "tid").len().collect()
+        of = threadnames.named(ran, threadnames.known(run.scan("threads")))
+        thread, most = of.sort("len", "tid", descending=[True, False]).select("name", "len").row(0)
+        who = "All of them" if most == count else f"{most:,} of them"
         yield Verdict(
             "slow_generation_2",
             f"process {pid}",
             f"Half of {times(count, 'full garbage collection')} took {ms(median_ns)} or more, "
-            f"the longest {ms(max_ns)}; {times(hit, 'frame')} waited meanwhile. Each goes "
-            f"through all containers that are alive.{said} Call gc.freeze() when everything is "
-            "loaded, keep large tables in arrays, or collect between frames.",
+            f"the longest {ms(max_ns)}; {times(hit, 'frame')} waited meanwhile. {who} ran in the "
+            f"thread {thread}. Each goes through all containers that are alive.{said} Call "
+            "gc.freeze() when everything is loaded, keep large tables in arrays, or collect "
+            "between frames.",
             median_ns / 1e6,
             limits.generation_2_ms,
             "ms",
             pid,
             own.select(pl.col("t_ns").min()).collect().item(),
             {"collections": count, "max_ms": max_ns / 1e6, "frames_hit": hit,
-             "largest_holder": largest and largest[0]},
+             "largest_holder": largest and largest[0], "thread": thread, "in_thread": most},
         )  # fmt: skip
 
 
@@ -103,7 +114,7 @@ def scheduling_delays(run: Run, limits: Thresholds) -> Iterator[Verdict]:
     )
     slow = (
         threadnames.without_ours(threadnames.named(scheduling.by_thread(waits), known))
-        .filter(pl.col("p99_delay_ns") > limit_ns)
+        .filter(pl.col("p99_delay_ns") > limit_ns, pl.col("slices") >= _LEAST_SLICES)
         .join(first.collect(), on=["pid", "tid"])
         .filter(pl.col("windows_beyond") >= BEYOND)
         .sort("p99_delay_ns", "runqueue_ns", "tid", descending=[True, True, False])
@@ -167,15 +178,17 @@ def gil_hogs(run: Run, limits: Thresholds) -> Iterator[Verdict]:
     held = wakeups.holders(probes, run.scan("thread_waits"), run.scan("threads"), collections, read)
     known = wakeups.identified(probes, collections, read)
     for row in waits.iter_rows(named=True):
+        mine = held.filter(pl.col("pid") == row["pid"], pl.col("share") > 0).head(_NAMED)
+        names = mine.select("name", "share", "cpu_share").rows()
         # Where CPUs are scarce, who holds the GIL waits for one too: that is no hog.
         often = row["gil_p50_ns"] > max(limits.gil_median_ms * 1e6, row["runqueue_p50_ns"])
-        long = row["gil_p99_ns"] > max(limits.gil_p99_ms * 1e6, row["runqueue_p99_ns"])
+        long_ns, waited_ns = limits.gil_p99_ms * 1e6, row["runqueue_p99_ns"]
+        runs = bool(names) and names[0][2] >= _LEAST_CPU
+        long = row["gil_p99_ns"] > (max(long_ns, waited_ns) if runs else long_ns + waited_ns)
         limit = limits.gil_median_ms if often else limits.gil_p99_ms
         beyond = known.filter(pl.col("pid") == row["pid"], pl.col("gil_ns") > limit * 1e6)
         if not (often or long) or beyond.height < BEYOND:
             continue
-        mine = held.filter(pl.col("pid") == row["pid"], pl.col("share") > 0).head(_NAMED)
-        names = mine.select("name", "share", "cpu_share").rows()
         if names and names[0][0].startswith(threadnames.OWN):
             continue  # the price of looking, in the profile `debug`
         name, share, _ = names[0] if names else (f"process {row['pid']}", None, None)
@@ -185,16 +198,15 @@ def gil_hogs(run: Run, limits: Thresholds) -> Iterator[Verdict]:
             if names
             else "Which thread held it is not known: no thread's CPU time was recorded."
         )
-        advice = (
-            "Have its native call release the GIL, or move it to a process of its own."
-            if long
-            else "Move its Python code to a process of its own, or to NumPy."
-        )
+        python = "move its Python code to a process of its own, or to NumPy"
+        native = "have its native call release the GIL"
+        advice = (f"{native}; or {python}" if often else native) if long else python
         yield Verdict(
             "gil_hog",
             name,
-            f"Python waited for the GIL, by estimate {ms(row['gil_p50_ns'])} or more half of the "
-            f"time and {ms(row['gil_p99_ns'])} or more one time in a hundred. {who} {advice}",
+            f"A thread that was ready waited for the GIL, {ms(row['gil_p99_ns'])} or more one time "
+            f"in a hundred and {ms(row['gil_p50_ns'])} or more half of the time, by estimate. "
+            f"{who} {advice[0].upper()}{advice[1:]}.",
             (row["gil_p50_ns"] if often else row["gil_p99_ns"]) / 1e6,
             limit,
             "ms",

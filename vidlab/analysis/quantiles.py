@@ -130,6 +130,8 @@ def _gathered(rows: pl.LazyFrame, keys: list[str], quantiles: list[float]) -> pl
     values = pl.col(_VALUE)
     weight = 1.0 / pl.col(_RATE)
     running = weight.cum_sum()
+    # Weights are no whole numbers: summed up one by one they may come out short of their sum.
+    last = pl.len().cast(pl.Int64) - 1
     return (
         rows.sort(_VALUE)
         .group_by(keys, maintain_order=True)
@@ -137,7 +139,9 @@ def _gathered(rows: pl.LazyFrame, keys: list[str], quantiles: list[float]) -> pl
             tables.whole_number(weight.sum()).alias("count"),
             ((values * weight).sum() / weight.sum()).alias("mean_ns"),
             *(
-                values.get((running < quantile * _TIE * weight.sum()).sum()).alias(column(quantile))
+                values.get(
+                    pl.min_horizontal((running < quantile * _TIE * weight.sum()).sum(), last)
+                ).alias(column(quantile))
                 for quantile in quantiles
             ),
             values.max().alias("max_ns"),

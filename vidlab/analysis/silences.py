@@ -32,9 +32,10 @@ TOGETHER_NS = 250_000_000
 #: begin or the end of a pipeline: silences there mean nothing.
 _AROUND_NS = 200_000_000
 
-#: Where only a sample of frames is recorded, gaps come at random, and a silence is this many
-#: times as long as what is usual there; and up to this time is looked at for streams at work.
-_TIMES_SAMPLED, _WIDEST_NS = 8, 1_000_000_000
+#: Where only a sample of frames is recorded, gaps come at random: a time in which no frame
+#: was recorded is a silence if so many were to be expected in it, which happens by chance once
+#: in e^18 gaps. And up to this time is looked at for streams at work.
+_EXPECTED, _WIDEST_NS = 18, 1_000_000_000
 
 _NEEDED = ("pid", "t_ns", "duration_ns", "stream_id")
 _COLUMNS = ("pid", "t_ns", "duration_ns", "gc_ns", "runqueue_ns")
@@ -95,11 +96,13 @@ def silences(spans: AnyTable, gc_pauses: AnyTable | None = None) -> pl.DataFrame
     )
     around_ns = min(round(_AROUND_NS / least_share), _WIDEST_NS)
     usual = _gaps(ends.filter("even")).pipe(_amid_work, ticks, around_ns)
-    times = pl.when(pl.col("share") < 1.0).then(_TIMES_SAMPLED).otherwise(TIMES_USUAL)
-    long = pl.max_horizontal(pl.col("usual_ns") * times, pl.lit(LEAST_NS))
+    long = pl.max_horizontal(pl.col("usual_ns") * TIMES_USUAL, "unlikely_ns", pl.lit(LEAST_NS))
+    gaps = _gaps(ends).with_columns(unlikely_ns=pl.lit(None, pl.Float64))
+    if least_share < 1.0:
+        unlikely = _unlikely(work.filter(even), share, ends)
+        gaps = gaps.drop("unlikely_ns").join(unlikely, on=["pid", "share"], how="left")
     quiet = (
-        _gaps(ends)
-        .pipe(_amid_work, ticks, around_ns)
+        gaps.pipe(_amid_work, ticks, around_ns)
         .join(
             usual.group_by("pid", "share").agg(
                 pl.col("duration_ns").quantile(_USUAL, "nearest").alias("usual_ns")
@@ -136,6 +139,25 @@ def _sampled(work: pl.LazyFrame) -> tuple[float, pl.Expr, pl.Expr]:
         return 1.0, pl.lit(True), pl.lit(1.0)
     of_sampled = tables.opened().is_in(sampled["opened"].implode()).fill_null(value=False)
     return float(sampled["sample_rate"].to_numpy().min()), ~of_sampled | (share < 1.0), share
+
+
+def _unlikely(work: pl.LazyFrame, share: pl.Expr, ends: pl.LazyFrame) -> pl.LazyFrame:
+    """For each process and share below 1, how long a gap is that does not come by chance."""
+    begin = pl.col("first_ns")
+    lasted = (begin.shift(-1) - begin).over("pid", order_by="tick")
+    lengths = ends.select("pid", "share", lasted_ns=lasted)
+    frames = (
+        work.with_columns(share=share)
+        .filter(pl.col("share") < 1.0)
+        .group_by("pid", "share")
+        .agg(pl.col("frame").n_unique())
+    )
+    return (
+        lengths.group_by("pid", "share")
+        .agg(pl.col("lasted_ns").sum())
+        .join(frames, on=["pid", "share"], how="inner")
+        .select("pid", "share", unlikely_ns=pl.col("lasted_ns") * _EXPECTED / pl.col("frame"))
+    )
 
 
 def _gaps(ends: pl.LazyFrame) -> pl.LazyFrame:

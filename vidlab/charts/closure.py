@@ -72,9 +72,7 @@ def by_stream(df: pl.DataFrame, *, lost: int = 0) -> AnyChart:
     Parameters
     ----------
     df : DataFrame
-        One row a stream: `stream_id`, `codec` and the means of `service_ns`, `queue_ns`,
-        `reorder_ns`, `encoder_lag_ns` and `residual_ns` of what `analysis.closure.closure`
-        returned.
+        What `analysis.closure.means` returned, by stream_id and codec.
     lost : int
         Rows of `spans` and `frames` lost while recording.
     """

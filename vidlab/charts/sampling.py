@@ -54,10 +54,11 @@ def timeline(
         return theme.nothing(title, lost)
     moments = [*decisions["t_ns"].to_list(), *recorded["t_ns"].to_list()]
     start = min(moments) if start_ns is None else start_ns
-    parts = [
-        *([_shares(theme.seconds(decisions, start))] if decisions.height else []),
-        *([_recorded(theme.seconds(recorded, start))] if recorded.height else []),
-    ]
+    parts: list[alt.Chart | alt.LayerChart | alt.FacetChart] = []
+    if decisions.height:
+        parts.append(_shares(theme.seconds(decisions, start)))
+    if recorded.height:
+        parts.append(_recorded(theme.seconds(recorded, start)))
     told = "top: the share and why it changed, by process; below: frames by why they were kept"
     chart = alt.vconcat(*parts).resolve_scale(x="shared", color="independent")
     return theme.titled(chart, title, told if len(parts) > 1 else "", lost)
@@ -117,7 +118,7 @@ def kept(df: pl.DataFrame, *, lost: int = 0) -> AnyChart:
     return theme.titled(chart, title, f"{more} streams are left out" if more > 0 else "", lost)
 
 
-def _shares(decisions: pl.DataFrame) -> alt.LayerChart:
+def _shares(decisions: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """The share over time, a line a process, and a mark where it changed."""
     rows = decisions.select(
         pl.col("pid").cast(pl.String),
@@ -175,8 +176,7 @@ def _shares(decisions: pl.DataFrame) -> alt.LayerChart:
         .mark_text(align="left", dx=7, dy=-9, color=theme.QUIET)
         .encode(x=x, y=y, text="read:N")
     )
-    chart: alt.LayerChart = alt.layer(line, points, words).properties(width=theme.WIDTH, height=150)
-    return chart
+    return alt.layer(line, points, words).properties(width=theme.WIDTH, height=150)
 
 
 def _recorded(rows: pl.DataFrame) -> alt.Chart:

@@ -136,13 +136,13 @@ TABLES = (
         "tasks",
         "an asyncio task, looked at while it was not done",
         (
-            Column("task", pa.uint64(), "its number within the process"),
+            Column("task", pa.uint64(), "its number within the process; 0: its loop's main task"),
             Column("loop", pa.uint32(), "the event loop, numbered within the process"),
             Column("name", TEXT, "asyncio's name of it"),
             Column("coroutine", TEXT, "the qualified name of its function"),
-            Column("waits_at", TEXT, "function (file:line) of the innermost frame"),
+            Column("waits_at", TEXT, "function (file:line) of the program's own innermost frame"),
             Column("age_ns", pa.int64(), "since it was first seen", "ns"),
-            Column("steps", pa.int64(), "how often its position changed since; 0 if it never did"),
+            Column("steps", pa.int64(), "how often it, or a task it waits for, has got on since"),
         ),
     ),
     Table(

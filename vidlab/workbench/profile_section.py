@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ..analysis import cpu, offcpu, profiles, tables
+from ..analysis import cpu, offcpu, profiles, sampling, tables
 from ..charts import cpu as cpu_charts
 from ..charts import profiles as profile_charts
 from ..charts import sizes
@@ -190,7 +190,7 @@ class ProfileSection:
             return None
         before, after = (side._narrowed(side._profile(*_LABELS, lines=False)) for side in sides)
         first, second = (
-            tables.delivered(side.part.scan("frames")).select(pl.len()).collect().item()
+            sampling.coverage(tables.delivered(side.part.scan("frames")))["frames"].item()
             for side in sides
         )
         frames = (first, second) if first and second else None
@@ -325,8 +325,9 @@ class ProfileSection:
             return None
         counted = (
             tables.as_text(tables.delivered(frames, [key]), [key])
+            .pipe(tables.weighted)
             .group_by(pl.col(key).cast(pl.String))
-            .agg(pl.len())
+            .agg(tables.whole_number(pl.col(tables.WEIGHT).sum()))
             .collect()
         )
         known = dict(counted.iter_rows())

@@ -325,6 +325,20 @@ def test_a_program_that_uses_the_agent_itself_is_told_what_to_do(tmp_path: Path)
         pyroscope.shutdown()
 
 
+def test_a_program_that_begins_and_ends_the_agent_does_not_end_ours(tmp_path: Path) -> None:
+    begin, end = pyroscope.lib.initialize_agent, pyroscope.lib.drop_agent
+    with vl.record(tmp_path / "run", engines=[Profiles(sample_rate=200)]):
+        for _ in range(2):
+            assert not pyroscope.configure(application_name="own", server_address="http://[::1]:9")
+            assert not pyroscope.shutdown()
+        in_task_a()
+        spin()
+    assert (pyroscope.lib.initialize_agent, pyroscope.lib.drop_agent) == (begin, end)
+    run = vl.open_run(tmp_path / "run")
+    assert run.scan("findings").collect()["kind"].to_list() == ["pyroscope_used_by_program"]
+    assert run.scan("profile_samples").collect()["samples"].sum() >= FEWEST
+
+
 def test_without_the_package_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

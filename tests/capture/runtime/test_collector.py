@@ -78,8 +78,9 @@ def test_the_programs_own_callbacks_stay(recorded: Any) -> None:
     engine.stop()
     assert list(map(id, gc.callbacks)) == [*before, id(own)]
     gc.callbacks.pop()
+    until_now = len(recorded.records("gc_pauses"))  # Python may have collected meanwhile
     gc.collect()
-    assert recorded.records("gc_pauses") == []
+    assert len(recorded.records("gc_pauses")) == until_now
 
 
 def test_a_pause_that_cannot_be_written_is_counted(

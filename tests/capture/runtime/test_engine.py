@@ -231,7 +231,7 @@ with vl.record(sys.argv[1], engines=[engine]):
     over = threading.Event()
     switching = threading.Thread(target=switches)
     switching.start()
-    for _ in range(20):   # a child that ends at once
+    for _ in range(8):   # a child that ends at once
         pid = os.fork()
         if pid == 0:
             os._exit(len(threading.enumerate()) - 1)

@@ -91,6 +91,23 @@ def test_threads_that_begin_and_vanish_count_in_full(
     part.close()
 
 
+def test_a_thread_that_begins_as_another_one_ends_is_seen(
+    recorded: Any, writer: Any, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Read by path: unlike the kernel's, a file that is open can be read when it is gone.
+    monkeypatch.setattr(scheduler.resource, "getrlimit", lambda _: (0, 0))
+    part = Scheduler(writer)
+    tasks.set(7, 10, 10, 10)
+    tasks.set(8, 10, 10, 10)
+    part.look(10 * S)
+    tasks.end(8)
+    tasks.set(9, 300, 600, 3)  # as many as before
+    part.look(11 * S)
+    assert set(part._threads) == {"7", "9"}
+    assert {row["tid"]: row["cpu_ns"] for row in recorded.rows("thread_waits")} == {9: 300}
+    part.close()
+
+
 def test_a_window_that_is_not_over_is_written_at_the_end(
     recorded: Any, writer: Any, tasks: Tasks
 ) -> None:

@@ -94,6 +94,14 @@ def test_a_task_that_waits_at_the_same_line_for_another_thing_has_made_a_step(
     assert steps == [0, 1, 2, 3, 3]
 
 
+def test_tasks_of_a_loop_that_does_not_run_here_are_left_out(recorded: Any, writer: Any) -> None:
+    async def program() -> None:
+        Tasks(writer, Pen(writer), lambda loop: None, lambda: 100).look(1)
+
+    asyncio.run(program())
+    assert recorded.rows("tasks") == []
+
+
 def test_the_oldest_are_written_when_there_are_many(recorded: Any, writer: Any) -> None:
     async def program() -> None:
         event = asyncio.Event()

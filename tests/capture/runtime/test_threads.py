@@ -33,13 +33,17 @@ def test_threads_come_and_go_by_name(recorded: Any, writer: Any) -> None:
     worker.start()
     foreign: list[int] = []
     ready, done = threading.Event(), _thread.allocate_lock()
+    named, renamed = threading.Event(), threading.Event()
     done.acquire()
 
     def unknown_to_python() -> None:
         tid = threading.get_native_id()
-        Path(f"/proc/self/task/{tid}/comm").write_text("foreign")
+        Path(f"/proc/self/task/{tid}/comm").write_text("unborn")
         foreign.append(tid)
         ready.set()
+        named.wait()
+        Path(f"/proc/self/task/{tid}/comm").write_text("foreign")
+        renamed.set()
         over.wait()
         done.release()
 
@@ -47,6 +51,8 @@ def test_threads_come_and_go_by_name(recorded: Any, writer: Any) -> None:
     assert ready.wait(60)
     begun = len(recorded.rows("threads"))
     part.look(2)
+    named.set()
+    assert renamed.wait(60)
     part.look(3)
     worker.name = "encoder"
     tid = threading.Thread.native_id.fget(worker)  # type: ignore[attr-defined]
@@ -72,7 +78,11 @@ def test_threads_come_and_go_by_name(recorded: Any, writer: Any) -> None:
         for row in recorded.rows("threads")[begun:]
         if row["tid"] == foreign[0]
     ]
-    assert others == [("began", "foreign", False), ("ended", "foreign", False)]
+    assert others == [  # a name that it was given soon after it began
+        ("began", "unborn", False),
+        ("renamed", "foreign", False),
+        ("ended", "foreign", False),
+    ]
 
 
 def test_a_thread_that_ends_while_it_is_looked_at_is_left_out(

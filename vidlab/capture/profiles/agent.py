@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ...errors import RecordingError
 from ...runs.background import name_thread
+from ..patching import Patches
 from .requests import KEY_HEADER
 
 #: The options that are needed of `pyroscope.configure`.
@@ -32,8 +34,10 @@ class Agent:
 
     def __init__(self) -> None:
         self._pyroscope = _pyroscope()
+        #: Whether it is begun or ended by us, just now.
+        self._by_us = False
         # Its own functions only pass on what they are given, which costs as much again.
-        native = getattr(self._pyroscope, "lib", self._pyroscope)
+        self._native = native = getattr(self._pyroscope, "lib", self._pyroscope)
         try:
             self.add = native.add_thread_tag
             self.remove = native.remove_thread_tag
@@ -64,6 +68,7 @@ class Agent:
         """
         pyroscope = self._pyroscope
         before = _threads()
+        self._by_us = True
         try:
             begun = pyroscope.configure(
                 application_name=_name_of_program(),
@@ -79,6 +84,8 @@ class Agent:
             )
         except (TypeError, AttributeError) as error:
             raise _other_version(error) from error
+        finally:
+            self._by_us = False
         if begun is False:
             raise RecordingError(
                 "pyroscope's agent runs in this process already: have the program not configure "
@@ -90,7 +97,39 @@ class Agent:
 
     def stop(self) -> None:
         """Have the last samples pushed, and end."""
-        self._pyroscope.shutdown()
+        self._by_us = True
+        try:
+            self._pyroscope.shutdown()
+        finally:
+            self._by_us = False
+
+    def guard(self, patches: Patches, used: Callable[[], None]) -> None:
+        """Until `patches` are restored, keep the program from ending this agent.
+
+        Parameters
+        ----------
+        patches : Patches
+        used : callable
+            Called as the program begins the agent, which has no effect, or ends it. Must not
+            raise.
+        """
+        if self._native is self._pyroscope:  # a version that has none of these functions
+            return
+        begin, end = self._native.initialize_agent, self._native.drop_agent
+
+        def begin_for_program(*args: Any, **options: Any) -> Any:
+            if not self._by_us:
+                used()
+            return begin(*args, **options)
+
+        def end_for_program() -> Any:
+            if self._by_us:
+                return end()
+            used()
+            return False
+
+        patches.set(self._native, "initialize_agent", begin_for_program)
+        patches.set(self._native, "drop_agent", end_for_program)
 
 
 def _threads() -> set[int]:

@@ -40,7 +40,9 @@ class Profiles:
     Parameters
     ----------
     sample_rate : int
-        Samples a second of each thread: 1 to 1000. At 100 the agent takes some 2 % of a core.
+        Samples a second of each thread: 1 to 1000. At each the agent reads the stacks of all
+        threads, also of those that wait: at 100 some 3 % of a core for a thread that is twenty
+        calls deep. For programs of many threads 20 is better.
     memory : bool
         Whether to sample what Python allocates too: `alloc_objects`, `alloc_space`,
         `inuse_objects`, `inuse_space`. Such samples have neither labels nor threads.

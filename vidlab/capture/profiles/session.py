@@ -53,13 +53,14 @@ class Session:
         self._receiver = Receiver(self._take, MOST_BYTES)
         self._forwarder = None if server is None else Forwarder(server)
         self._runs = False
-        self._failed = self._not_forwarded = False
+        self._failed = self._not_forwarded = self._used = False
 
     def start(self) -> None:
         """Begin. RecordingError says what to change."""
         self.go_on()
         try:
             following.follow(self._patches, self._tags, self._failure)
+            self._agent.guard(self._patches, self._note_used)
         except BaseException:
             self.stop()
             raise
@@ -179,6 +180,17 @@ class Session:
                 "and profile_pushes what became of each",
                 labels=labelsets.EMPTY,
                 answer=answer,
+            )
+
+    def _note_used(self) -> None:
+        if not self._used:
+            self._used = True
+            self._writer.finding(
+                "pyroscope_used_by_program",
+                "the program begins or ends pyroscope's agent itself, which has no effect while "
+                "vidlab's runs, as there can be one only: record with Profiles(server=…) to have "
+                "the profiles on the program's server too, or without Profiles",
+                labels=labelsets.EMPTY,
             )
 
     def _failure(self) -> None:

@@ -103,7 +103,6 @@ class Loop:
         if turn != self._turn or loop is None:
             return
         try:
-            self._loops.ticks(loop, self)
             late_ns = t_ns - self._due_ns
             if late_ns < -self._period_ns * _EARLY_SHARE:
                 self._early += 1
@@ -201,18 +200,12 @@ class Loops:
         self._known.clear()
 
     def forget(self) -> None:
-        """In a forked child: the parent's loops do not run here, unless they are seen to."""
+        """In a forked child: the parent's loops do not run here, whatever they say."""
         here = [*self._known, *tasks.loops_of_some()]
         self._known.clear()
         for loop in here:
             with contextlib.suppress(TypeError):
                 self._inherited.add(loop)
-
-    def ticks(self, loop: AbstractEventLoop, known: Loop) -> None:
-        """Note that a loop runs: a child may go on with the one in which it was forked."""
-        if self._inherited and self._is_inherited(loop):
-            self._inherited.discard(loop)
-            self._known[loop] = known
 
     def write(self, loop: Loop, due_ns: int, late_ns: int, period_ns: int) -> None:
         """Write down how late a loop's timer was; called in the loop's thread."""

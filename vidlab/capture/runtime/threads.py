@@ -28,6 +28,8 @@ class Threads:
         self._writer = writer
         self._known: dict[str, _Known] = {}
         self._looks = 0
+        #: Threads that the last look saw first: they may have had no name yet.
+        self._young: set[str] = set()
 
     def look(self, t_ns: int) -> None:
         """Write down what has changed."""
@@ -35,18 +37,23 @@ class Threads:
         here = threads_here()
         python = _python_threads()
         known = self._known
+        young, self._young = self._young, set()
         for tid in here:
             of_python = python.get(int(tid))
             before = known.get(tid)
             if of_python is not None:
                 now = of_python
-            elif before is not None and (before[1] or self._looks % _ASK_AGAIN):
+            elif before is not None and (
+                before[1] or (tid not in young and self._looks % _ASK_AGAIN)
+            ):
                 continue  # Python lets go of a thread's name before the kernel does
             else:
                 name = _kernel_name(tid)
                 if name is None:  # it has ended meanwhile
                     continue
                 now = (name, False, True)
+            if before is None:
+                self._young.add(tid)
             if now != before:
                 known[tid] = now
                 self._write(t_ns, tid, "began" if before is None else "renamed", now)
