@@ -250,8 +250,9 @@ def test_a_set_is_whole_in_every_sample(samples: pl.DataFrame) -> None:
 def test_a_span_leads_to_its_stacks(run: Any, samples: pl.DataFrame) -> None:
     (span,) = run.scan("spans").filter(pl.col("stage") == "long").collect()["span"]
     seen = samples.filter(pl.col("span") == span)
-    assert seen.filter(pl.col("function") == "in_stage")["samples"].sum() >= FEWEST
-    assert seen.filter(pl.col("function") != "in_stage")["samples"].sum() < FEWEST + 2
+    inside = seen.filter(pl.col("function") == "in_stage")["samples"].sum()
+    assert inside >= FEWEST
+    assert inside > 0.6 * seen["samples"].sum()  # as above: some are of what came after
     assert "a worker" in samples["thread"].to_list()
 
 
