@@ -12,6 +12,9 @@ from vidlab.capture.ebpf.kernel import privileges
 from vidlab.capture.gpu import hostcuda
 from vidlab.errors import VidlabError
 
+#: How the process was scheduled when it began.
+_SCHEDULED = os.sched_getscheduler(0), os.sched_getparam(0)
+
 
 def _hostcuda() -> bool:
     """Whether CuPy works here on host memory. Installed once, before anybody imports CuPy."""
@@ -57,6 +60,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionstart() -> None:
     _hostcuda()
+
+
+def _schedule_as_before() -> None:
+    """Undo what encoding AV1 as root does to the process: see `lab.clips.same_scheduling`."""
+    if os.sched_getscheduler(0) != _SCHEDULED[0]:
+        os.sched_setscheduler(0, *_SCHEDULED)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    _schedule_as_before()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    _schedule_as_before()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,3 +100,10 @@ def test_pictures_move_over_a_background_that_stays() -> None:
     below = slice(2 * 320 // clips.BITS, None)  # the burnt-in number
     moved = (first[below] != later[below]).any(axis=-1).mean()
     assert 0.02 < moved < 0.5
+
+
+def test_making_a_clip_leaves_the_scheduling_as_it_was(tmp_path: Path) -> None:
+    before = os.sched_getscheduler(0)
+    make_clips([replace(CLIPS[2], width=128, height=128, seconds=0.2)], tmp_path)
+    assert CLIPS[2].encoder == "libsvtav1"  # which as root makes its caller a real-time thread
+    assert os.sched_getscheduler(0) == before

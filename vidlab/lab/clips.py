@@ -8,6 +8,7 @@ any identity that a recording attaches.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -136,11 +137,27 @@ def _make(clip: Clip, folder: Path, advance: Advance) -> Path:
         if clip.corrupt:
             _copy_corrupted(_make(replace(clip, corrupt=()), folder, advance), draft, clip.corrupt)
         else:
-            _encode(clip, draft, advance)
+            with same_scheduling():
+                _encode(clip, draft, advance)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def same_scheduling() -> Iterator[None]:
+    """Have the calling thread scheduled afterwards as it was before.
+
+    SVT-AV1, if it may (as root), makes the thread that opens it a real-time one of the highest
+    priority. All threads and processes that it starts later are too, and nothing else runs.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
 
 
 def _encode(clip: Clip, path: Path, advance: Advance) -> None:
