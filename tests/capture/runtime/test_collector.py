@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,9 @@ def test_a_collection_while_a_thread_begins_to_record_is_kept(tmp_path: Path) ->
     made = threadstate.ThreadState.__init__
 
     def made_slowly(self: threadstate.ThreadState, *args: Any) -> None:
-        gc.collect()
+        for _ in range(20):  # it does nothing while another thread collects
+            gc.collect()
+            time.sleep(0.005)
         made(self, *args)
 
     def work() -> None:
