@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import altair as alt
 import polars as pl
 import pytest
-import vl_convert
 
+from tests.charts.drawing import svg_of
 from vidlab.analysis import (
     closure,
     latency,
@@ -165,12 +164,6 @@ def rows_in(spec: dict[str, Any]) -> int:
         return values.count("\n") - 1 if isinstance(values, str) else len(values)
 
     return sum(count(values) for values in spec.get("datasets", {}).values())
-
-
-def svg_of(chart: Any) -> str:
-    alt.JupyterChart(chart)  # which reads the specification back: not all can be
-    svg: str = vl_convert.vegalite_to_svg(chart.to_json(), vl_version="6.4")
-    return svg
 
 
 @every_chart

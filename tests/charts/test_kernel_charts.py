@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import altair as alt
 import polars as pl
 import pytest
-import vl_convert
 
+from tests.charts.drawing import svg_of, title_of
 from vidlab.charts import connections as connection_charts
 from vidlab.charts import decodetimes as decode_charts
 from vidlab.charts import memory_graph as graph_charts
@@ -151,17 +150,6 @@ def empty(name: str, **options: Any) -> Any:
     tables = table(1)
     parts = tables if isinstance(tables, tuple) else (tables,)
     return draw(*(part.clear() for part in parts), **options)
-
-
-def svg_of(chart: Any) -> str:
-    alt.JupyterChart(chart)  # which reads the specification back: not all can be
-    svg: str = vl_convert.vegalite_to_svg(chart.to_json(), vl_version="6.4")
-    return svg
-
-
-def title_of(chart: Any) -> tuple[str, list[str]]:
-    title = chart.to_dict()["title"]
-    return (title["text"], title["subtitle"]) if isinstance(title, dict) else (title, [])
 
 
 def rows_in(chart: Any) -> int:

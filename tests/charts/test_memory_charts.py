@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import altair as alt
 import polars as pl
 import pytest
-import vl_convert
 
+from tests.charts.drawing import svg_of
 from vidlab.analysis import (
     bill,
     flame,
@@ -165,12 +164,6 @@ def titles_of(spec: Any) -> list[str]:
 
 def words_of(chart: Any) -> str:
     return " ".join(titles_of(chart.to_dict()))
-
-
-def svg_of(chart: Any) -> str:
-    alt.JupyterChart(chart)  # which reads the specification back: not all can be
-    svg: str = vl_convert.vegalite_to_svg(chart.to_json(), vl_version="6.4")
-    return svg
 
 
 def marks_in(spec: dict[str, Any]) -> int:

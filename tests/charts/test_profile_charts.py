@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import altair as alt
 import polars as pl
 import pytest
-import vl_convert
 
+from tests.charts.drawing import svg_of, title_of
 from vidlab.analysis import profiles
 from vidlab.charts import boxes
 from vidlab.charts import cpu as cpu_charts
@@ -75,17 +74,6 @@ def drawn(name: str, *of: Any, **options: Any) -> Any:
 def empty(name: str, **options: Any) -> Any:
     draw, table = CHARTS[name]
     return draw(table(1).clear(), **options)
-
-
-def svg_of(chart: Any) -> str:
-    alt.JupyterChart(chart)  # which reads the specification back: not all can be
-    svg: str = vl_convert.vegalite_to_svg(chart.to_json(), vl_version="6.4")
-    return svg
-
-
-def title_of(chart: Any) -> tuple[str, list[str]]:
-    title = chart.to_dict()["title"]
-    return (title["text"], title["subtitle"]) if isinstance(title, dict) else (title, [])
 
 
 @every_chart

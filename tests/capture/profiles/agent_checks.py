@@ -63,8 +63,9 @@ def spin(seconds: float = STEP_S) -> None:
 
 @expect("native")
 def native_work() -> None:
-    data, until = os.urandom(1 << 20), time.thread_time() + STEP_S
-    while time.thread_time() < until:
+    data = os.urandom(1 << 20)
+    until, at_least_until = time.thread_time() + STEP_S, time.monotonic() + STEP_S
+    while time.thread_time() < until or time.monotonic() < at_least_until:
         zlib.compress(data, 6)  # without the GIL, as decoders work
 
 
@@ -248,7 +249,9 @@ def test_native_work_counts_as_much_as_pythons(samples: pl.DataFrame) -> None:
         name: samples.filter(pl.col("function") == name)["samples"].sum()
         for name in ("native_work", "nested_inside", "in_stage")  # of the same CPU time
     }
-    assert 6 * seen["native_work"] > seen["nested_inside"] + seen["in_stage"], seen
+    # Where it is not counted there is next to none; how often the agent gets to look while
+    # each of them works depends on what else this machine has to do.
+    assert 16 * seen["native_work"] > seen["nested_inside"] + seen["in_stage"], seen
 
 
 def test_a_set_is_whole_in_every_sample(samples: pl.DataFrame) -> None:
