@@ -107,6 +107,8 @@ def levels(df: pl.DataFrame, *, start_ns: int | None = None, lost: int = 0) -> A
         .to_list()
     )
     rows = theme.seconds(named.filter(pl.col("name").is_in(order[:MAX_PANELS])), start)
+    # An axis has no extent of nothing: where there is no capacity its line is there, unseen.
+    rows = rows.with_columns(limit=pl.col("capacity").fill_null(pl.col("max_depth")))
     base = alt.Chart().encode(x=alt.X("t_s:Q", axis=theme.time_axis(), scale=alt.Scale(nice=False)))
     panel = alt.layer(
         base.mark_area(interpolate="step-after", color=theme.KINDS["queue"]).encode(
@@ -119,7 +121,10 @@ def levels(df: pl.DataFrame, *, start_ns: int | None = None, lost: int = 0) -> A
                 alt.Tooltip("capacity:Q"),
             ],
         ),
-        base.mark_line(color=theme.ALARM, strokeDash=[4, 3], strokeWidth=1).encode(y="capacity:Q"),
+        base.mark_line(color=theme.ALARM, strokeDash=[4, 3], strokeWidth=1).encode(
+            y="limit:Q",
+            opacity=alt.condition("isValid(datum.capacity)", alt.value(1), alt.value(0)),
+        ),
         data=theme.data(rows.drop("queue", strict=False)),
     ).properties(width=theme.WIDTH - 40, height=46)
     chart = panel.facet(
