@@ -177,7 +177,7 @@ def test_signals_reach_it(script: Path, number: signal.Signals, handled: bool) -
     script.write_text(
         "import signal, sys, time\n"
         + (f"signal.signal({int(number)}, {handler})\n" if handler else "")
-        + "print('ready', flush=True)\ntime.sleep(30)\n"
+        + "print('ready', flush=True)\ntime.sleep(200)\n"
     )
     outcomes = []
     for command in ([sys.executable], [*RECORD, "-o", str(script.parent / "run")]):
@@ -187,7 +187,7 @@ def test_signals_reach_it(script: Path, number: signal.Signals, handled: bool) -
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
             process.send_signal(number)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=120)
             # Without the traceback's lines: where it was when the signal came is chance.
             outcomes.append((out, err.splitlines()[-1:], process.returncode))
     assert outcomes[0] == outcomes[1]

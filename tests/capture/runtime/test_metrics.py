@@ -92,6 +92,7 @@ def test_the_process_is_read_as_the_system_has_it() -> None:
     ballast = bytearray(64 << 20)
     ballast[:] = b"x" * len(ballast)
     now = readings(source)
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     listed = len(list(Path("/proc/self/fd").iterdir())) - 1
     running = len(list(Path("/proc/self/task").iterdir()))
     over.set()
@@ -103,8 +104,9 @@ def test_the_process_is_read_as_the_system_has_it() -> None:
     assert listed == before["process.unix.file_descriptor.count", ""] + 7
     assert abs(now["process.thread.count", ""] - running) <= 1  # others may end meanwhile
     assert running > 3
-    grown = now["process.memory.usage", ""] - before["process.memory.usage", ""]
-    assert 60 << 20 < grown < 256 << 20
+    # Other memory may have been given back meanwhile: how much it has grown says little.
+    assert abs(now["process.memory.usage", ""] - resident) < 32 << 20
+    assert now["process.memory.usage", ""] > len(ballast)
     status = Path("/proc/self/status").read_text()
     (size,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmSize"))
     assert now["process.memory.virtual", ""] == pytest.approx(int(size) * 1024, rel=0.05)

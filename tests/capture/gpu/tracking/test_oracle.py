@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -74,8 +75,12 @@ class Storm:
             thread.start()
         for _ in range(CHECKPOINTS):
             self.barrier.wait(280)
-            gc.collect()
-            live = {block.address: block.size_bytes for block in self.tracker.live.blocks(POOL)}
+            live = self._live()
+            for _ in range(100):  # while another thread collects, a call does nothing
+                if live == self.oracle:
+                    break
+                time.sleep(0.05)
+                live = self._live()
             try:
                 assert live == self.oracle
                 if used_bytes is not None:
@@ -87,6 +92,10 @@ class Storm:
         for thread in self.threads:
             thread.join()
         assert not self.errors, self.errors
+
+    def _live(self) -> dict[int, int]:
+        gc.collect()
+        return {block.address: block.size_bytes for block in self.tracker.live.blocks(POOL)}
 
     def _run(self, number: int) -> None:
         try:
