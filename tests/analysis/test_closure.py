@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from vidlab.analysis import closure, latency, tables
+from vidlab.analysis.punctual import evenly
 from vidlab.errors import InputError
 
 PARTS = ["reorder_ns", "queue_ns", "encoder_lag_ns", "service_ns", "residual_ns"]
@@ -190,7 +191,7 @@ def test_what_is_typical_is_told_by_a_sample_across_all_the_time(table):
     assert typical == {"decode": 10, "decoded": 15, "unaccounted": 5}
     late = latency.late(pipeline(table, slow, frames=count)[0], deadline_ms=100 / 1e6)
     punctual = tables.weighted(late.lazy().filter(~pl.col("late")))
-    used = closure._evenly(punctual, ["stream_id"]).collect()
+    used = evenly(punctual, ["stream_id"]).collect()
     assert used.height == closure.SAMPLE
     assert used["t_demux_ns"].min() < 5_000
     assert used["t_demux_ns"].max() > (count - 5) * 1_000

@@ -5,6 +5,7 @@ returns them, and know nothing of runs, files or charts:
 
 * `latency`: how long do stages and frames take, which frames are late, when?
 * `closure`: where did a frame's time go, and what made the late ones late?
+* `blame`: which causes made a frame late, and by how much? (one frame, and all of a run)
 * `losses`: which frames were lost, where, and what did a lost key frame take along?
 * `stutter`: how evenly do frames come out?
 * `queues`: which queues are full, and how long do frames wait in them?
@@ -52,6 +53,7 @@ except ImportError as error:
 from . import (
     accumulation,
     bill,
+    blame,
     closure,
     connections,
     cpu,
@@ -90,6 +92,7 @@ from . import (
 __all__ = [
     "accumulation",
     "bill",
+    "blame",
     "closure",
     "connections",
     "cpu",

@@ -14,28 +14,22 @@ from collections.abc import Sequence
 import polars as pl
 
 from ..schema import SPAN_KINDS
-from . import tables
+from . import punctual, tables
+from .punctual import ENOUGH, SAMPLE
 from .tables import AnyTable
+
+__all__ = ["ENOUGH", "SAMPLE", "by_cause", "closure", "means", "ranking"]
 
 #: Time of a frame that no span covers, among stages and kinds.
 UNACCOUNTED, RESIDUAL = "unaccounted", "residual"
-
-#: So many punctual frames of a group, evenly spaced, tell what is typical of it.
-SAMPLE = 1_000
-
-#: With fewer punctual frames than this, those of all groups tell what is typical.
-ENOUGH = 10
 
 _CAUSE = ("stage", "kind")
 _LABELS = ("stream_id", "codec", "gpu")
 _PARTS = ("reorder_ns", "queue_ns", "encoder_lag_ns", "service_ns", "residual_ns")
 _DURATIONS = ("total_ns", "typical_ns", "excess_ns", "cpu_ns", "runqueue_ns")
 _UNCOVERED = (pl.lit(UNACCOUNTED).alias("stage"), pl.lit(RESIDUAL).alias("kind"))
-# Columns of our own. One is the same for every frame: the group of the whole run.
-_ALL, _FRAMES, _PLACES = "all frames", "frames of the group", "places in the sample"
-
-# As many places as are summed up may come out a hair beyond a half.
-_HALF = 0.5 * (1 - 1e-12)
+# A column of our own, the same for every frame: the group of the whole run.
+_ALL = "all frames"
 
 
 def closure(frames: AnyTable, spans: AnyTable) -> pl.DataFrame:
@@ -161,11 +155,14 @@ def by_cause(
     )
     group = [*keys, _ALL]
     late = frames.lazy().filter("late")
-    punctual = _evenly(frames.lazy().filter(~pl.col("late")), group).collect().lazy()
-    spent = _per_frame(punctual, spans, group)
-    own, of_run = _typical(spent, punctual, group), _typical(spent, punctual, [_ALL])
+    sample = punctual.evenly(frames.lazy().filter(~pl.col("late")), group).collect().lazy()
+    spent = _per_frame(sample, spans, group)
+    own, of_run = (
+        punctual.medians(spent, punctual.counted(sample, level), level, _CAUSE)
+        for level in (group, [_ALL])
+    )
     enough = [
-        punctual.group_by(level).agg((pl.len() >= ENOUGH).alias(name))
+        sample.group_by(level).agg((pl.len() >= ENOUGH).alias(name))
         for level, name in ((group, "own"), ([_ALL], "of_run"))
     ]
     weight = pl.col(tables.WEIGHT)
@@ -301,47 +298,3 @@ def _per_frame(frames: pl.LazyFrame, spans: AnyTable, group: list[str]) -> pl.La
         pl.col("end_to_end_ns") - pl.col("spent_ns").fill_null(0),
     )
     return pl.concat([stages, rest.rename({"end_to_end_ns": "spent_ns"})], how="vertical_relaxed")
-
-
-def _typical(spent: pl.LazyFrame, frames: pl.LazyFrame, group: list[str]) -> pl.LazyFrame:
-    """The median of what a frame spent, by group and cause: `typical_ns`."""
-    of_group = frames.group_by(group).agg(pl.col(tables.WEIGHT).sum().alias(_FRAMES))
-    weight = pl.col(tables.WEIGHT)
-    # Frames without a row spent nothing: they take the lowest ranks.
-    among = pl.col(_FRAMES).first()
-    before = among - weight.sum()
-    below = (before + weight.cum_sum() < among * _HALF).sum()
-    return (
-        spent.join(of_group, on=group, nulls_equal=True)
-        .sort("spent_ns")
-        .group_by(*group, *_CAUSE, maintain_order=True)
-        .agg(
-            pl.when(before < among * _HALF)
-            .then(pl.col("spent_ns").get(pl.min_horizontal(below, pl.len().cast(pl.Int64) - 1)))
-            .otherwise(0)
-            .alias("typical_ns")
-        )
-    )
-
-
-def _evenly(frames: pl.LazyFrame, group: list[str]) -> pl.LazyFrame:
-    """Up to `SAMPLE` frames of each group, evenly spaced among all that there were.
-
-    A sampled frame takes the places of all that it stands for; of a group with more frames
-    than `SAMPLE` its weight is then the number of the places in the sample that it has.
-    """
-    weight = pl.col(tables.WEIGHT)
-    last = weight.cum_sum().over(group, order_by="t_demux_ns")
-    among = weight.sum().over(group)
-    places = _place(last, among) - _place(last - weight, among)
-    return (
-        frames.with_columns(pl.when(among > SAMPLE).then(places).otherwise(weight).alias(_PLACES))
-        .filter(pl.col(_PLACES) > 0)
-        .with_columns(pl.col(_PLACES).alias(tables.WEIGHT))
-        .drop(_PLACES)
-    )
-
-
-def _place(number: pl.Expr, among: pl.Expr) -> pl.Expr:
-    # A hair more, for sums that come out just short of a whole number.
-    return (number * SAMPLE / among + 1e-9).floor()

@@ -63,6 +63,13 @@ def by_label(
     ------
     InputError
         If a column is missing.
+
+    Examples
+    --------
+    >>> run = vl.datasets.load("profiles")
+    >>> found = by_label(run.scan("spans"), run.scan("profile_samples"), by="codec")
+    >>> found.filter(found["codec"].is_not_null())["codec"].to_list()
+    ['mpeg2video', 'h264']
     """
     keys = tables.names(by)
     shared = calibration.shared_out(samples, spans, keys, thread_waits, threads)

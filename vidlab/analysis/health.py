@@ -65,6 +65,12 @@ def verdicts(run: Run, thresholds: Thresholds | None = None) -> pl.DataFrame:
         was seen, and what to do. `value` and `threshold`, both in `unit`. `pid` and `t_ns`
         (since when), null where not known. `evidence`: the numbers behind it, as JSON. Those
         furthest beyond their threshold come first.
+
+    Examples
+    --------
+    >>> found = verdicts(vl.datasets.load("runtime_health"))
+    >>> found.filter(found["severity"] == "error")["kind"].to_list()
+    ['unbounded_queue']
     """
     limits = thresholds or Thresholds()
     found = [verdict for check in _CHECKS for verdict in check(run, limits)]

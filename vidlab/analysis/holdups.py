@@ -38,6 +38,14 @@ def holdups(queue_depths: AnyTable, spans: AnyTable) -> pl.DataFrame:
         came from this queue; a sampled frame counts for all that it stands for); the longest
         first. Queues that hold one item are left out:
         they are full whenever they are used.
+
+    Examples
+    --------
+    >>> run = vl.datasets.load("queue_backs_up")
+    >>> found = holdups(run.scan("queue_depths"), run.scan("spans"))
+    >>> idle = found.filter(found["busy_share"] < 0.5).sort("full_ns", descending=True)
+    >>> idle.select("stream_id", "queue", "stage").rows()[0]
+    ('cam-2', 'before encode', 'encode')
     """
     touches = tables.lazy(queue_depths, "queue_depths", ["t_ns", "stream_id", "capacity"])
     touches = touches.filter(pl.col("capacity") > 1, pl.col("stream_id").is_not_null())

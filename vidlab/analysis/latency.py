@@ -111,6 +111,11 @@ def end_to_end(
     -------
     polars.DataFrame
         As of `percentiles`.
+
+    Examples
+    --------
+    >>> end_to_end(run.scan("frames"), by="codec", quantiles=[0.5, 0.99]).columns
+    ['codec', 'count', 'mean_ns', 'p50_ns', 'p99_ns', 'max_ns']
     """
     keys = tables.names(by)
     table = tables.delivered(frames, keys)
@@ -205,6 +210,12 @@ def late_summary(
         `by`, `delivered` and `late` (frames), `late_share` (of those with a deadline;
         null if there are none), `deadline_ns` (the shortest), `p99_ns` and `worst_ns`
         (latencies), most late first.
+
+    Examples
+    --------
+    >>> frames = late(run.scan("frames"), run.scan("streams"), deadline_ms=100)
+    >>> late_summary(frames).select("stream_id", "codec", "delivered", "late").head(2).rows()
+    [('cam-02', 'av1', 299, 258), ('cam-03', 'vp9', 300, 128)]
     """
     keys = tables.names(by)
     table = tables.lazy(

@@ -121,6 +121,13 @@ def verdicts(
         `live_blocks` as the last frame came, `oldest_frames` and `newest_frames` (how many
         frames ago the first and the last of these were taken), `frames` (of its streams),
         `holder`, `holder_kind`, `chain` and `stack`. Leaking sites come first, by `low`.
+
+    Examples
+    --------
+    >>> run = vl.datasets.load("leak_queue")
+    >>> tables = [run.scan(name) for name in ("allocations", "frames", "stacks", "holders")]
+    >>> verdicts(*tables).select("verdict", "codec", "holder_kind").rows()[0]
+    ('leaking', 'av1', 'queue')
     """
     labels = tables.names(by)
     if not 0 <= warm_up <= MAX_WARM_UP:

@@ -77,6 +77,11 @@ def by_stage(frames: AnyTable, by: str | Sequence[str] = _LABELS) -> pl.DataFram
     polars.DataFrame
         `by`, `fate` (not delivered ones; null `lost_at` if duplicated), `lost_at`, `frames`
         and `share` (of all frames of the group), most frames first.
+
+    Examples
+    --------
+    >>> by_stage(run.scan("frames")).select("stream_id", "fate", "lost_at", "frames").rows()
+    [('cam-02', 'dropped', 'decoded', 1)]
     """
     keys = tables.names(by)
     table = tables.lazy(frames, "frames", [*keys, "fate", "lost_at"]).pipe(tables.weighted)

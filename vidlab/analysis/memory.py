@@ -132,6 +132,12 @@ def peak(
     polars.DataFrame
         `by`, `peak_bytes`, `t_ns` (when it was reached first), and of the allocation that
         reached it `frame` and `stack`; most first.
+
+    Examples
+    --------
+    >>> allocations = vl.datasets.load("gpu_memory").scan("allocations")
+    >>> peak(allocations, by="codec").columns
+    ['codec', 'peak_bytes', 't_ns', 'frame', 'stack']
     """
     keys = tables.names(by)
     events = effective(allocations, [*keys, "frame", "stack"], level, where)

@@ -43,6 +43,13 @@ def by_stage(
         and, by `stage`, `of_stage`: the share of the time that the stage's spans took in
         all. The longest totals come first. Waits outside of stages are under
         `OUTSIDE`.
+
+    Examples
+    --------
+    >>> run = vl.datasets.load("kernel_events")
+    >>> waits = by_stage(run.scan("kernel_offcpu"), run.scan("spans"))
+    >>> waits.filter(waits["stage"] == "annotate")["state"][0]  # the stage that waits for a lock
+    'sleeping'
     """
     keys = tables.names(by)
     waits, weight = _waits(offcpu, spans), pl.col(tables.WEIGHT)

@@ -25,6 +25,12 @@ def by_stream(frames: AnyTable, streams: AnyTable) -> pl.DataFrame:
         `stream_id`, `codec`, `delivered` (frames), `seconds` (from first to last), `rate` (frames
         a second: intervals over time; null for a single frame), `nominal_rate` and `ratio`
         (rate / nominal_rate), both null if it is not known.
+
+    Examples
+    --------
+    >>> rates = by_stream(run.scan("frames"), run.scan("streams"))
+    >>> rates.select("stream_id", "delivered", "nominal_rate", pl.col("rate").round(2)).rows()[0]
+    ('cam-00', 300, 25.0, 25.07)
     """
     weight, done = pl.col(tables.WEIGHT), pl.col("t_done_ns")
     return (
