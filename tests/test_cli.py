@@ -15,6 +15,7 @@ from vidlab.workbench import doctor
 
 VERBS = ["record", "report", "demo", "leaks", "doctor", "recover", "compact", "verify", "info"]
 VERBS += ["health", "labels", "metrics", "import-pprof", "attach", "probes"]
+VERBS += ["explain", "experiment"]
 
 
 @pytest.fixture

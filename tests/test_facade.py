@@ -79,7 +79,12 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 def test_no_name_is_a_submodule_s() -> None:
     # Importing a submodule sets the package's attribute of that name: it would overwrite ours.
     submodules = {module.name for module in pkgutil.iter_modules([str(SOURCE.parent)])}
-    assert set(vidlab.__all__) & submodules == {"analysis", "charts", "lab"}  # these are they
+    assert set(vidlab.__all__) & submodules == {
+        "analysis",
+        "charts",
+        "datasets",
+        "lab",
+    }  # these are they
 
 
 def test_type_checkers_and_the_interpreter_find_the_same() -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import analysis, charts, lab
+    from . import analysis, charts, datasets, lab
     from .capture.ebpf.engine import KernelEvents
     from .capture.frames.adaptive import Adaptive
     from .capture.frames.engine import Frames
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from .runs.run import Run, open_run
     from .runs.verification import verify
     from .workbench.attaching import attach
+    from .workbench.explaining import explain, explain_late
+    from .workbench.explorer.board import explore
     from .workbench.importing import import_pprof
     from .workbench.report import write_report
 
@@ -73,7 +75,11 @@ _SOURCES = {
     "attach": "workbench.attaching:attach",
     "charts": "charts",
     "compact": "runs.compaction:compact",
+    "datasets": "datasets",
     "deliver": "capture.frames.sinks:deliver",
+    "explain": "workbench.explaining:explain",
+    "explain_late": "workbench.explaining:explain_late",
+    "explore": "workbench.explorer.board:explore",
     "gpu_scope": "capture.gpu.scope:gpu_scope",
     "holders": "capture.gpu.holding.holders:holders",
     "hostcuda": "capture.gpu.hostcuda",
@@ -116,9 +122,13 @@ __all__ = [  # noqa: RUF022  # in the order in which a reader meets them
     "LabelRules",
     "open_run",
     "Run",
+    "datasets",
+    "explain",
+    "explain_late",
     "analysis",
     "charts",
     "lab",
+    "explore",
     "attach",
     "import_pprof",
     "write_report",
@@ -143,6 +153,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """What `%load_ext vidlab` calls: `%%record` and `%explain` are there from now on."""
+    importlib.import_module(f"{__name__}.workbench.magics").load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """What `%unload_ext vidlab` calls."""
+    importlib.import_module(f"{__name__}.workbench.magics").unload(shell)
 
 
 # A process that a recording one has started takes part in its run, and has its CuPy on host

@@ -15,6 +15,7 @@ except ImportError as error:
 from . import (
     accumulation,
     bill,
+    blame,
     closure,
     connections,
     cpu,
@@ -45,11 +46,13 @@ from . import (
     throughput,
     timeline,
     trends,
+    waterfall,
 )
 
 __all__ = [
     "accumulation",
     "bill",
+    "blame",
     "closure",
     "connections",
     "cpu",
@@ -80,4 +83,5 @@ __all__ = [
     "throughput",
     "timeline",
     "trends",
+    "waterfall",
 ]

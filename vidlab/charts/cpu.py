@@ -77,7 +77,7 @@ def by_label(df: pl.DataFrame, *, lost: int = 0) -> AnyChart:
                 sort=present,
                 legend=alt.Legend(orient="bottom", columns=1, labelLimit=400),
             ),
-            order=alt.Order("how:N", sort="ascending"),
+            order=alt.Order("how:O", sort="ascending"),
             tooltip=[
                 alt.Tooltip("name:N", title=names.listed(keys) if keys else "all"),
                 alt.Tooltip("how:N", title="how it is known"),

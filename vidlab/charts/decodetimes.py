@@ -44,7 +44,7 @@ def by_stream(df: pl.DataFrame, *, lost: int = 0) -> AnyChart:
             x=alt.X("mean_ms:Q", title="mean of a decode span (ms)"),
             y=alt.Y("name:N", sort=named["name"].to_list(), title=None),
             color=alt.Color("part:N", title=None, scale=theme.scale_of(_PARTS, _PARTS)),
-            order=alt.Order("part:N", sort="descending"),
+            order=alt.Order("part:O", sort="descending"),
             tooltip=[
                 alt.Tooltip("name:N", title="stream"),
                 alt.Tooltip("part:N", title=" "),

@@ -102,7 +102,7 @@ def _panel(rows: pl.DataFrame, texts: pl.DataFrame, panel: str, order: list[str]
             ),
             y=y,
             color=alt.Color("what:N", title="values", scale=theme.scale_of(_SHAPE, rows["what"])),
-            order=alt.Order("what:N", sort="descending"),
+            order=alt.Order("what:O", sort="descending"),
             tooltip=["key:N", "what:N", alt.Tooltip("value:Q", title=panel, format=",")],
         ),
         alt.Chart(theme.data(ends))

@@ -6,6 +6,7 @@ codec has one colour and a span kind another, on whichever chart they appear.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import zlib
@@ -14,6 +15,8 @@ from typing import Any
 
 import altair as alt
 import polars as pl
+
+from ..analysis.causewords import CAUSE_WORDS
 
 #: What a chart of this package is.
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
@@ -49,6 +52,23 @@ KINDS = {
     "reorder": "#BB5566",
     "encoder_lag": "#7FB8D8",
     "residual": "#B9BDC4",
+}
+
+#: What a frame's time is to be blamed on, in the order in which charts stack it: work, then
+#: waits, then what was done to it. Any two stay apart for colour-blind readers too.
+CAUSES = {
+    "work": "#026FB9",
+    "queue_wait": "#ECBB49",
+    "reordering": "#593ED0",
+    "encoder_lag": "#40D7ED",
+    "run_queue": "#EF7116",
+    "garbage_collection": "#7A205C",
+    "gil": "#C370A0",
+    "allocator": "#545800",
+    "io": "#16745D",
+    "asleep": "#445F8B",
+    "corrupt_input": "#D1172B",
+    "unexplained": "#B4B8C0",
 }
 
 #: What became of a frame, from good to bad.
@@ -114,6 +134,16 @@ def scale_of(colours: dict[str, str], present: Iterable[str | None]) -> alt.Scal
     return alt.Scale(domain=names, range=[colours[name] for name in names])
 
 
+def cause_colour(causes: Iterable[str | None], **channel: Any) -> alt.Color:
+    """Return the colour of the column `cause`, of those that are present, in words.
+
+    `channel` holds further options of the channel, such as a legend of its own.
+    """
+    legend = alt.Legend(labelExpr=f"({json.dumps(CAUSE_WORDS)})[datum.value] || datum.value")
+    options = {"title": "spent on", "legend": legend, **channel}
+    return alt.Color("cause:N", scale=scale_of(CAUSES, causes), **options)
+
+
 def data(df: pl.DataFrame) -> alt.InlineData:
     """Return the rows as compact inline data (CSV with declared types), whatever their number.
 
@@ -167,7 +197,7 @@ def stage_row(stage: str = "stage", kind: str = "kind") -> pl.Expr:
     """Return the name of a stage on a chart: its waits are told apart from its work."""
     stages, kinds = pl.col(stage).cast(pl.String), pl.col(kind).cast(pl.String)
     return (
-        pl.when(kinds.is_in(["service", "frame", "residual"]))
+        pl.when(kinds.is_in(["service", "frame", "residual", "none"]))
         .then(stages)
         .otherwise(stages + " · " + kinds.str.replace("_", " "))
     )

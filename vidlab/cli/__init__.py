@@ -18,7 +18,7 @@ import vidlab
 
 from ..errors import InputError, VidlabError, missing_extra
 from ..workbench import arguments
-from . import kernel_events, signals
+from . import experiment, explain, kernel_events, signals
 
 #: The exit code for anything that vidlab itself reports as wrong, as of argparse.
 WRONG = 2
@@ -61,21 +61,7 @@ def _record(options: argparse.Namespace) -> int:
         del command[0]
     if not command:
         raise InputError("what is to be recorded? vidlab record SCRIPT …, or -m MODULE …")
-    recorded = scripts.record_script(
-        command,
-        options.output,
-        sampling=arguments.sampling(options),
-        labels=dict(options.label),
-        deadline_ms=options.deadline_ms,
-        max_bytes=options.max_bytes,
-        keep_seconds=options.keep_seconds,
-        overwrite=options.overwrite,
-        hostcuda=options.hostcuda,
-        probes=options.probes,
-        profiles=options.profiles,
-        runtime=options.runtime,
-        label_rules=arguments.label_rules(options),
-    )
+    recorded = scripts.record_script(command, arguments.recording(options))
     # The program's stderr is its own, unless somebody sits there, or there is nothing to lose.
     if options.verbose or sys.stderr.isatty() or not recorded.took_part:
         print(f"vidlab: {recorded}", file=sys.stderr)
@@ -294,6 +280,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     arguments.add_json(leaks)
 
+    experiment.add_verb(verb)
+    explain.add_verbs(verb)
     signals.add_verbs(verb)
     kernel_events.add_verbs(verb)
     doctor = verb(

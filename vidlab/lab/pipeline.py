@@ -78,12 +78,13 @@ def run_pipeline(
     saboteur: Saboteur,
     advance: Advance,
     on_gpu: bool = False,
+    gpu: int = 0,
 ) -> list[Stream]:
     """Process all sources at once, each into a file of `folder`, until they end.
 
     As cameras are, they are out of phase: their frames come one after the other. With
-    `on_gpu` each picture is copied to the GPU by CuPy. Returned are the streams, with what
-    they still hold.
+    `on_gpu` each picture is copied to the GPU of index `gpu` by CuPy. Returned are the streams,
+    with what they still hold.
     """
     streams = [
         Stream(
@@ -92,7 +93,7 @@ def run_pipeline(
             saboteur,
             advance,
             float(number / len(sources) / source.rate),
-            on_gpu,
+            Uploads(saboteur.leak(source.codec), gpu) if on_gpu else None,
         )
         for number, source in enumerate(sources)
     ]
@@ -117,14 +118,14 @@ class Stream:
         saboteur: Saboteur,
         advance: Advance,
         delay_s: float,
-        on_gpu: bool = False,
+        uploads: Uploads | None = None,
     ) -> None:
         self._source = source
         self._delay_s = delay_s
         self._target = target
         self._saboteur = saboteur
         self._advance = advance
-        self._uploads = Uploads(saboteur.leak(source.codec)) if on_gpu else None
+        self._uploads = uploads
         self.failures: list[Exception] = []
 
     def run(self) -> None:

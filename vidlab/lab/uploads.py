@@ -94,9 +94,12 @@ class Uploads:
     ----------
     holder : str, optional
         What is to leak, of `MEMORIES`; by default nothing does.
+    gpu : int
+        The device's index.
     """
 
-    def __init__(self, holder: str | None = None) -> None:
+    def __init__(self, holder: str | None = None, gpu: int = 0) -> None:
+        self._gpu = gpu
         self._background: deque[Any] = deque(maxlen=BACKGROUND)
         self._memory = None if holder is None else MEMORIES[holder]()
         self._count = 0
@@ -105,10 +108,11 @@ class Uploads:
         """Copy a picture up, and make a network's input of it."""
         import cupy
 
-        picture = cupy.empty(image.shape, image.dtype)
-        picture.set(image)
-        tensor = cupy.empty((3, *image.shape[:2]), "float32")
-        tensor.set(np.ascontiguousarray(image.transpose(2, 0, 1), "float32"))
+        with cupy.cuda.Device(self._gpu):
+            picture = cupy.empty(image.shape, image.dtype)
+            picture.set(image)
+            tensor = cupy.empty((3, *image.shape[:2]), "float32")
+            tensor.set(np.ascontiguousarray(image.transpose(2, 0, 1), "float32"))
         self._background.append(tensor)
         if self._memory is not None and self._count % LEAK_EVERY == 0:
             self._memory.remember(picture)

@@ -15,6 +15,7 @@ from ..labelrules import LabelRules
 
 if TYPE_CHECKING:
     from ..analysis.thresholds import Thresholds
+    from .recording_options import RecordingOptions
 
 
 def add_recording(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +96,26 @@ def add_label_rules(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def recording(options: argparse.Namespace) -> RecordingOptions:
+    """Return what the options of `add_recording` come to."""
+    from .recording_options import RecordingOptions  # of all engines, which most verbs do without
+
+    return RecordingOptions(
+        output=options.output,
+        overwrite=options.overwrite,
+        labels=dict(options.label),
+        sampling=sampling(options),
+        deadline_ms=options.deadline_ms,
+        hostcuda=options.hostcuda,
+        probes=options.probes,
+        profiles=options.profiles,
+        runtime=options.runtime,
+        label_rules=label_rules(options),
+        max_bytes=options.max_bytes,
+        keep_seconds=options.keep_seconds,
+    )
+
+
 def label_rules(options: argparse.Namespace) -> LabelRules:
     """Return the rules that these options come to."""
     return LabelRules(
@@ -145,6 +166,22 @@ def thresholds(options: argparse.Namespace) -> Thresholds:
                 f"the threshold {name} is {kind} such as {known[name]}, not {text!r}"
             ) from None
     return Thresholds(**values)  # type: ignore[arg-type]  # each of its own kind
+
+
+def add_explain(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vidlab explain`, but for the run: which frames, and when they are late.
+
+    What these options come to: `explaining.as_asked`.
+    """
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--frame", metavar="FRAME", help="this frame: its number, or STREAM:SEQ, as cam-3:117"
+    )
+    which.add_argument("--worst", action="store_true", help="the frame that was latest")
+    parser.add_argument("--stream-id", metavar="ID", help="frames of this stream only")
+    parser.add_argument("--codec", help="frames of this codec only")
+    parser.add_argument("--gpu", type=int, metavar="INDEX", help="frames of this GPU only")
+    add_deadline(parser)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

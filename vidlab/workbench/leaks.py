@@ -125,8 +125,8 @@ def leak_report(
 
     Examples
     --------
-    >>> print(leak_report(vl.open_run("runs/demo")))                # doctest: +SKIP
-    60 sites: 1 leaking, 59 steady
+    >>> print(leak_report(vl.datasets.load("leak_queue")))
+    … sites: 1 leaking, …
     """
     if fail_on is not None and fail_on not in FAIL_ON:
         raise InputError(f"a gate fails on {' or '.join(FAIL_ON)}, not on {fail_on!r}")

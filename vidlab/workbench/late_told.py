@@ -1,0 +1,215 @@
+"""What is told of late frames, a sentence each: a cause, or a bottleneck and all waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from ..analysis import blame
+from ..analysis.blame import causes
+from ..analysis.causewords import CAUSE_WORDS
+from . import cause_evidence, late_topics, stage_did
+from .late_topics import Topic
+
+#: Causes that are a stage's own: told with the waits for it, if it is what they wait for.
+OWN = (causes.WORK, causes.ASLEEP, causes.IO, causes.ALLOCATOR)
+
+#: What to do about reordering where there is nothing to reorder.
+_NO_B_FRAMES = (
+    "the stream has no B-frames: the decoder's threads hold pictures back, each one, until "
+    "more packets come; give it fewer"
+)
+
+#: What to do about a stage that others wait for, by what it did, or what takes it long; or
+#: about a cause. Shorter than `Cause.advice`, which has a line for itself.
+_FASTER = "make it cheaper, or run several of it; longer queues do not help"
+_DO_OF = {
+    stage_did.AWAY: "see what its thread does between frames: it leaves what waits",
+    stage_did.ELSEWHERE: "give these frames a thread of their own",
+    causes.WORK: "make it cheaper, or run several of it: see its CPU flame graph",
+    causes.ASLEEP: "find what it sleeps for: its stacks show where it is off the CPU",
+    causes.IO: "read ahead, or move reading and writing off the frames' way",
+    causes.RUN_QUEUE: "more CPUs, or fewer threads: codecs start one a CPU",
+    causes.GIL: "give the thread that holds it a process of its own",
+    causes.ALLOCATOR: "let the pool keep its memory, and fill it before the first frame",
+}
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one sentence tells.
+
+    Attributes
+    ----------
+    topics : tuple of Topic
+        One cause; or the waits for one stage, and what is that stage's own, the worst first.
+    evidence : tuple of dict
+        What stands behind each (`cause_evidence.Evidence.of`).
+    whose : str
+        Of which frames, in words.
+    """
+
+    topics: tuple[Topic, ...]
+    evidence: tuple[Facts, ...]
+    whose: str
+
+    @property
+    def share(self) -> float:
+        """Its share of all time beyond the usual."""
+        return sum(topic.share for topic in self.topics)
+
+    @property
+    def seconds(self) -> float:
+        """How much time beyond the usual it took."""
+        return sum(topic.seconds for topic in self.topics)
+
+    @cached_property
+    def frames(self) -> int:
+        """How many frames it struck."""
+        blamed = pl.concat([topic.blamed for topic in self.topics])
+        return late_topics.weight(blamed.unique("frame"))
+
+    @property
+    def causes(self) -> set[str]:
+        """The causes in it."""
+        return {topic.cause for topic in self.topics}
+
+    @property
+    def bottleneck(self) -> Facts | None:
+        """What the stage did that all of it waited for (`stage_did.Did.facts`), if any."""
+        return next((did for facts in self.evidence if (did := facts.get("bottleneck_did"))), None)
+
+    # --- in words ---------------------------------------------------------------
+
+    def name(self, short: bool = False) -> str:
+        """Return what it is in a few words: "queue wait before encode"."""
+        did = self.bottleneck
+        if len(self.topics) == 1 or did is None:
+            topic = self.topics[0]
+            everywhere = short and topic.cause in late_topics.EVERYWHERE
+            return CAUSE_WORDS[topic.cause] if everywhere else _words(topic)
+        is_own = any(topic.cause in OWN for topic in self.topics)
+        return f"{did['stage']} and waits for it" if is_own else f"waits for {did['stage']}"
+
+    def sentence(self) -> str:
+        """Return whose frames it struck, by how much, and what the run's tables say of it."""
+        took = f"{said_seconds(self.seconds)} in {_frames(self.frames)}"
+        did = self.bottleneck
+        if len(self.topics) == 1 or did is None:
+            topic, facts = self.topics[0], self.evidence[0]
+            numbers = cause_evidence.said(topic.cause, facts)
+            told = f"{self.whose}: {self.name()}, {took}"
+            return f"{told}; {numbers}" if numbers else told
+        waits = ", ".join(self._waits(did["stage"]))
+        return f"{self.whose}: {self.name()}, {took}: {waits}; {stage_did.said(did)}"
+
+    def _waits(self, stage: str) -> list[str]:
+        """The waits for a stage: for it itself first, then those that are held up by it."""
+        here, behind = [], []
+        for topic, facts in zip(self.topics, self.evidence, strict=True):
+            if topic.cause in OWN:
+                continue
+            is_queue = topic.cause == causes.QUEUE_WAIT
+            words = _words(topic).removeprefix("queue wait ")
+            if is_queue and facts["stage_did"]["stage"] == stage:
+                depth = cause_evidence.depth_said(facts)
+                here.append(f"{words} ({depth})" if depth else words)
+            else:
+                behind.append(words)
+        *first, last = behind or [""]
+        held_up = f"{', '.join(first)} and {last}" if first else last
+        return here + ([f"{held_up} (held up by it)"] if behind else [])
+
+    def advice(self) -> str:
+        """Return what can be done about it; "" if that is not known."""
+        topic, facts, did = self.topics[0], self.evidence[0], self.bottleneck
+        if did is None:
+            if topic.cause == causes.UNEXPLAINED:
+                return ""
+            if topic.cause == causes.REORDERING and facts.get("b_frames") is False:
+                return f"{CAUSE_WORDS[topic.cause]}: {_NO_B_FRAMES}"
+            short = _DO_OF.get(topic.cause, blame.CAUSES[topic.cause].advice)
+            return f"{CAUSE_WORDS[topic.cause]}: {short}"
+        told = _DO_OF.get(did["did"], _DO_OF.get(stage_did.most_spent(did), _FASTER))
+        return f"{did['stage']}: {told}"
+
+    def more(self) -> str:
+        """Return the engine that would tell more about it; "" if none would."""
+        did = self.bottleneck
+        if did is None:
+            return blame.CAUSES[self.topics[0].cause].more
+        away = did["did"] == stage_did.AWAY
+        cause = causes.ASLEEP if away else stage_did.most_spent(did) or causes.WORK
+        return blame.CAUSES[cause].more
+
+
+def joined(topics: Sequence[Topic], evidence: Sequence[Facts], blamed: pl.DataFrame) -> list[Told]:
+    """Return what is told together, the worst first.
+
+    Waits for one stage, of one stream or of several, are one; and so is what that stage spent
+    on them itself.
+
+    Parameters
+    ----------
+    topics, evidence : sequence
+        As `late_topics.topics` and `cause_evidence.Evidence.of` return them.
+    blamed : polars.DataFrame
+        What `late_topics.topics` was given.
+    """
+    groups: dict[Any, list[int]] = {}
+    for number, (topic, facts) in enumerate(zip(topics, evidence, strict=True)):
+        stage = facts.get("bottleneck")
+        groups.setdefault((stage, _streams(topic)) if stage else number, []).append(number)
+    for number, topic in enumerate(topics):
+        if topic.cause not in OWN:
+            continue
+        for members in groups.values():
+            did = evidence[members[0]].get("bottleneck_did")
+            if did and topic.stage in did["stages"] and _streams(topic) == _streams(
+                topics[members[0]]
+            ):  # fmt: skip
+                members.append(number)
+                del groups[number]
+                break
+    told = [
+        Told(
+            tuple(topics[number] for number in members),
+            tuple(evidence[number] for number in members),
+            late_topics.whose([topics[number] for number in members], blamed),
+        )
+        for members in groups.values()
+    ]
+    return sorted(told, key=lambda one: -one.share)
+
+
+def said_seconds(seconds: float) -> str:
+    """Return seconds as text: 120 s, 9.1 s, 34.0 ms."""
+    if seconds >= 0.1:
+        return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.1f} ms"
+
+
+def _words(topic: Topic) -> str:
+    """A cause and where it struck; where it struck most, if that is at several stages."""
+    if not topic.stage or topic.blamed["stage"].n_unique() == 1:
+        return cause_evidence.words(topic.cause, topic.stage)
+    own = topic.stage.startswith(stage_did.PLACES)
+    place = topic.stage if own else f"in {topic.stage}"
+    return f"{blame.CAUSES[topic.cause].said(None)} (most of it {place})"
+
+
+def _streams(topic: Topic) -> str | None:
+    """Which stream a topic is of, None if of several."""
+    streams = topic.blamed["stream_id"].unique()
+    name: str | None = streams[0] if streams.len() == 1 else None
+    return name
+
+
+def _frames(number: int) -> str:
+    return f"{number:,} frame{'s' * (number != 1)}"
