@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lab bench check lock clean
+.PHONY: help setup system demo test lab bench check docs lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,8 +30,9 @@ demo: setup ## record a faulty eight-stream pipeline, say why frames were late, 
 test: setup ## run all tests
 	$(BIN)/python -m pytest tests -n 2 --dist loadgroup
 
+# JupyterLab does not start for root, as one is in many containers, unless told to.
 lab: setup ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
+	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 bench: setup ## measure against peers; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks
@@ -42,10 +43,13 @@ check: $(READY) ## lint, types (strict) and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY) ## write the generated parts of docs/ anew
+	$(BIN)/python -m docs.generate
+
 lock: ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-header \
 	  --no-annotate --no-emit-index-url --python-version 3.11 \
 	  --extra video --extra gpu --extra profile --extra workbench --group dev --output-file requirements.lock
 
 clean: ## remove what make made, except .venv
-	rm -rf build dist cache runs reports .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf build dist cache runs reports artifacts notebooks/cache notebooks/runs notebooks/reports .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

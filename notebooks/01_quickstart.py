@@ -15,7 +15,10 @@
 # # Quickstart: how long does each stage of a small pipeline take?
 #
 # This notebook makes a short clip, records a pipeline that decodes it and looks for motion, and
-# shows the first answers. It needs no GPU and no network, and writes into a temporary folder.
+# asks the recording: how long each stage takes, whether that is all of a frame's time, whether all
+# frames arrived, and what the labels on each row cost. It needs no GPU and no network, takes some
+# ten seconds, and writes into a temporary folder. The next cell can name another, and put a label
+# of your choice on what is recorded.
 
 # %% tags=["parameters"]
 run = ""
@@ -31,7 +34,7 @@ from pathlib import Path
 import cv2
 
 import vidlab as vl
-from vidlab.analysis import closure, latency, losses
+from vidlab.analysis import closure, labelcosts, latency, losses
 from vidlab.lab.clips import Clip, make_clips
 from vidlab.workbench import renderer
 from vidlab.workbench.slices import Slice
@@ -57,7 +60,7 @@ clip.name
 #
 # While `vl.record` is open, PyAV, OpenCV and queues report what they do; the program itself stays
 # as it was. `vl.stage` names what only you know, `vl.deliver` says that you are done with a frame.
-# Each frame keeps its identity from its packet to there.
+# Each frame keeps its identity from its packet to there, and every row is under its labels.
 
 # %%
 motion = cv2.createBackgroundSubtractorMOG2()
@@ -80,11 +83,14 @@ with (
 
 # %%
 recorded = vl.open_run(run)
-verdict(Slice(recorded, deadline_ms=deadline_ms))
+recorded
 
 # %% [markdown]
-# How long does each stage take? *reorder* is what a decoder waits for frames that are shown
-# earlier.
+# ## How long does each stage take?
+#
+# A line a stage and codec: half of its spans are shorter than the p50, one in a hundred is longer
+# than the p99. The kind *service* is work; *reorder* is what a decoder waits for frames that are
+# shown earlier.
 
 # %%
 lost = Slice(recorded).lost("spans", "frames")
@@ -96,21 +102,39 @@ Table(percentiles, "Durations by stage and codec")
 vl.charts.latency.percentiles(percentiles, lost=lost)
 
 # %% [markdown]
-# Does that explain all of a frame's time? What no span covers is the residual.
+# ## Is that all of a frame's time?
+#
+# The ten slowest frames, each a bar from the read of its packet to its delivery, made up of what
+# it went through. What no span covers is the residual: here, next to nothing.
 
 # %%
 closed = closure.closure(frames, spans)
 vl.charts.closure.frames(closed.top_k(10, by="end_to_end_ns"), lost=lost)
 
 # %% [markdown]
-# And did all frames arrive?
+# ## Did all frames arrive?
+#
+# A frame is *delivered* when a sink has consumed it. All others are counted by what became of them.
 
 # %%
 Table(losses.fates(frames), "What became of the frames")
 
 # %% [markdown]
-# All of this, and more, is in the report: `vidlab report RUN`, or `vl.write_report(run, "r.html")`.
-# `02_frame_latency` follows the frames of a busier run.
+# ## What do the labels cost?
+#
+# A line a label: how many values it has, how many rows bear it, and what that takes on the disk and
+# in memory. `vidlab labels RUN` says the same.
 
 # %%
-assert frames.collect().height == recipe.frame_count
+columns = ("key", "values", "rows", "bytes", "memory_bytes")
+Table(labelcosts.costs(recorded).select(columns), "What each label costs")
+
+# %% [markdown]
+# ## The answer
+#
+# In words: who was late, and where the time went. All of this, and more, is in the report:
+# `vidlab report RUN`, or `vl.write_report(run, "r.html")`. `02_frame_latency` follows the frames of
+# a busier run.
+
+# %%
+verdict(Slice(recorded, deadline_ms=deadline_ms))

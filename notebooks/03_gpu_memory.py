@@ -16,33 +16,31 @@
 #
 # This notebook follows the GPU memory of a recorded run: what the device uses it for, which
 # streams and codecs have it, what lived longer than it should, which line of code leaks, and what
-# still refers to what leaked. Name a run of your own in the next cell. If there is none at that
-# path, a small leaking pipeline is recorded there first, within half a minute: three streams are
-# decoded, uploaded and prepared for inference with CuPy. Without a GPU that happens in host memory
-# (`vl.hostcuda`): CuPy is the real one, its calls and sizes too, and its device is called
-# *host memory (no GPU)*.
+# still refers to what leaked. In the end it names the leak in words.
+#
+# The run is a recording that comes with vidlab: three streams are decoded, uploaded and prepared
+# for inference with CuPy, and one of them leaks. It was made without a GPU, in host memory
+# (`vl.hostcuda`): CuPy is the real one, its calls and sizes too, and its device is called *host
+# memory (no GPU)*. Name another, or the folder of a run of your own, in the next cell.
 
 # %% tags=["parameters"]
-run = "../runs/gpu-memory"
+run = "gpu_memory"
 stream_id = None
 codec = None
 gpu = None
 deadline_ms = None
 
 # %%
-from pathlib import Path
-
 import vidlab as vl
-from vidlab.lab.memory_pipeline import record_memory_run
 from vidlab.workbench import renderer
 from vidlab.workbench.choices import choose
+from vidlab.workbench.leaks import leak_report
 from vidlab.workbench.memory_section import MemorySection
 from vidlab.workbench.slices import Slice
 
 renderer.enable()
-if not Path(run).exists():
-    record_memory_run(run)
-part = Slice(vl.open_run(run), stream_id, codec, gpu, deadline_ms)
+recorded = vl.datasets.load(run)
+part = Slice(recorded, stream_id, codec, gpu, deadline_ms)
 answers = MemorySection(part)
 answers.headline()
 
@@ -148,3 +146,12 @@ answers.flame("gpu_time")
 
 # %%
 answers.timeline()
+
+# %% [markdown]
+# ## The answer
+#
+# The verdict on each allocation site of the whole run, leaking ones first, with what holds the
+# memory: `vidlab leaks RUN` says the same, and `--fail-on leaking` makes a gate of it.
+
+# %%
+print(leak_report(recorded))

@@ -17,38 +17,34 @@
 # This notebook looks at a recorded run from below: what threads waited for while they were not on
 # a CPU, how much of decoding is FFmpeg's own time, which device memory was taken past CuPy, what
 # was copied where, and how the cameras' connections went. The events come from eBPF probes that are
-# declared in Python; each carries the span that its thread was in, and with it the frame. Name a
-# run of your own in the next cell. If there is none at that path, a small pipeline is recorded
-# there first, within half a minute: three cameras are read over TCP, decoded and worked on with
-# CuPy (without a GPU on host memory), while a neighbour takes the CPUs away and a lock is held too
-# long.
+# declared in Python; each carries the span that its thread was in, and with it the frame.
 #
-# Kernel events need Linux 6.6 and the capabilities CAP_BPF and CAP_PERFMON, or a broker that has
-# them (`sudo vidlab ebpf-broker`). Without, the notebook says so and the rest of the run is there.
+# The run is a recording that comes with vidlab: three cameras are read over TCP, decoded and worked
+# on with CuPy (on host memory, without a GPU), while the cameras fall silent for a second, a
+# neighbour takes the CPUs away for another, and a lock is held too long. Name another, or the
+# folder of a run of your own, in the next cell. Recording kernel events takes Linux 6.6 and the
+# capabilities CAP_BPF and CAP_PERFMON, or a broker that has them (`sudo vidlab ebpf-broker`);
+# looking at them takes neither.
 
 # %% tags=["parameters"]
-run = "../runs/kernel-events"
+run = "kernel_events"
 stream_id = None
 codec = None
 gpu = None
 deadline_ms = None
 
 # %%
-from pathlib import Path
-
 import vidlab as vl
-from vidlab.lab.kernel_pipeline import record_kernel_run
 from vidlab.workbench import renderer
 from vidlab.workbench.choices import choose
 from vidlab.workbench.kernel_section import KernelSection
 from vidlab.workbench.slices import Slice
 
 renderer.enable()
-if not Path(run).exists():
-    record_kernel_run(run)
-part = Slice(vl.open_run(run), stream_id, codec, gpu, deadline_ms)
+recorded = vl.datasets.load(run)
+part = Slice(recorded, stream_id, codec, gpu, deadline_ms)
 answers = KernelSection(part)
-answers.headline()
+recorded
 
 # %% [markdown]
 # ## What did threads wait for?
@@ -129,3 +125,12 @@ choose(part, lambda chosen: KernelSection(chosen).by_connection(), table="spans"
 
 # %%
 answers.probes()
+
+# %% [markdown]
+# ## The answer
+#
+# How much was seen, and what stages waited for most. `07_late_frames` sets such waits against the
+# other causes that made a frame late.
+
+# %%
+answers.headline()

@@ -17,36 +17,32 @@
 # This notebook takes the CPU of a recorded run apart: by stream, codec, stage and thread, down to
 # the calls. How much it is, the threads' clocks say, read at both ends of each stage: that is
 # exact. What it went into, a sampling profiler says (pyroscope-io). Its samples only share out the
-# exact amount, for by itself a profiler takes waiting for running. Name a run of your own in the
-# next cell. If there is none at that path, a small pipeline is recorded there first, within half a
-# minute: two streams of different codecs, one of which is searched three times as hard, and a
-# resize that now and then takes a slow way.
+# exact amount, for by itself a profiler takes waiting for running.
 #
-# Profiles need `pip install vidlab[profile]`.
+# The run is a recording that comes with vidlab: two streams of different codecs, one of which is
+# searched three times as hard, and a resize that now and then takes a slow way. Name another, or
+# the folder of a run of your own, in the next cell. Recording profiles takes
+# `pip install vidlab[profile]`; looking at them does not.
 
 # %% tags=["parameters"]
-run = "../runs/profiles"
+run = "profiles"
 stream_id = None
 codec = None
 gpu = None
 deadline_ms = None
 
 # %%
-from pathlib import Path
-
 import vidlab as vl
-from vidlab.lab.profile_pipeline import record_profiled_run
 from vidlab.workbench import renderer
 from vidlab.workbench.choices import choose
 from vidlab.workbench.profile_section import ProfileSection
 from vidlab.workbench.slices import Slice
 
 renderer.enable()
-if not Path(run).exists():
-    record_profiled_run(run)
-part = Slice(vl.open_run(run), stream_id, codec, gpu, deadline_ms)
+recorded = vl.datasets.load(run)
+part = Slice(recorded, stream_id, codec, gpu, deadline_ms)
 answers = ProfileSection(part)
-answers.headline()
+recorded
 
 # %% [markdown]
 # ## Who uses the CPU?
@@ -66,9 +62,6 @@ choose(part, lambda chosen: ProfileSection(chosen).by_stage(), table="spans")
 
 # %%
 answers.by_thread()
-
-# %%
-answers.table()
 
 # %% [markdown]
 # ## Which calls?
@@ -95,7 +88,8 @@ answers.difference()
 # ## Why are the slow ones slow?
 #
 # The slowest tenth of a stage's spans, beside the rest of them: orange is what the slow ones do
-# that others don't. Below are the stacks that were seen in the slowest one of all.
+# that others don't. First the stage that took most, then `resize`. The table has the stacks that
+# were seen in the slowest one of all.
 
 # %%
 answers.slow()
@@ -119,6 +113,20 @@ answers.memory("alloc_space")
 
 # %% [markdown]
 # ## What did the profiler send?
+#
+# A line a kind of profile: how often it came, how much of it, and what was lost on the way.
 
 # %%
 answers.pushes()
+
+# %% [markdown]
+# ## The answer
+#
+# How much CPU the stages took, by their threads' clocks, and which of them took most; then the
+# same by stream, codec and stage, the greatest first.
+
+# %%
+answers.headline()
+
+# %%
+answers.table()

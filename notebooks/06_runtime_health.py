@@ -16,35 +16,32 @@
 #
 # This notebook looks at what is under every Python program: the garbage collector, the lock that
 # lets one thread run Python at a time (the GIL), the CPUs that threads wait for, event loops and
-# their tasks, and what caches, queues and context variables hold. `vl.Runtime()` records it. Name a
-# run of your own in the next cell. If there is none at that path, a few small services are recorded
-# there first, all at once and within half a minute: each has a fault that is common in such
-# programs.
+# their tasks, and what caches, queues and context variables hold. `vl.Runtime()` records it.
+#
+# The run is a recording that comes with vidlab: four small services at once, each with a fault that
+# is common in such programs. Name another, or the folder of a run of your own, in the next cell.
 
 # %% tags=["parameters"]
-run = "../runs/runtime-health"
+run = "runtime_health"
 stream_id = None
 codec = None
 gpu = None
 deadline_ms = None
 
 # %%
-from pathlib import Path
-
 import vidlab as vl
 from vidlab.analysis.thresholds import Thresholds
-from vidlab.lab.health_scenarios import record_scenarios
 from vidlab.workbench import renderer
 from vidlab.workbench.choices import choose
 from vidlab.workbench.health_section import HealthSection
+from vidlab.workbench.health_summary import HealthSummary
 from vidlab.workbench.slices import Slice
 
 renderer.enable()
-faults = ["unbounded_queue", "cache_growth", "context_variable_growth", "task_never_ends"]
-if not Path(run).exists():
-    record_scenarios(run, faults, seconds=6)
-part = Slice(vl.open_run(run), stream_id, codec, gpu, deadline_ms)
-answers = HealthSection(part, Thresholds(task_age_seconds=3))
+recorded = vl.datasets.load(run)
+part = Slice(recorded, stream_id, codec, gpu, deadline_ms)
+thresholds = Thresholds(task_age_seconds=3)
+answers = HealthSection(part, thresholds)
 answers.headline()
 
 # %% [markdown]
@@ -130,3 +127,12 @@ answers.lines()
 
 # %%
 answers.metrics()
+
+# %% [markdown]
+# ## The answer
+#
+# Each verdict, worst first, with what to do about it; and what could not be looked at. The command
+# line says the same: `vidlab health RUN --threshold task_age_seconds=3`.
+
+# %%
+print(HealthSummary(recorded, thresholds))

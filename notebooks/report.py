@@ -17,7 +17,7 @@
 # # Which frames were late, and why?
 
 # %% tags=["parameters"]
-run = "../runs/demo"
+run = "everything"
 stream_id = None
 codec = None
 gpu = None
@@ -39,6 +39,7 @@ from vidlab.analysis import (
     throughput,
 )
 from vidlab.workbench import renderer, tables
+from vidlab.workbench.explain_section import ExplainSection
 from vidlab.workbench.health_section import HealthSection
 from vidlab.workbench.kernel_section import KernelSection
 from vidlab.workbench.memory_section import MemorySection
@@ -48,7 +49,7 @@ from vidlab.workbench.slices import Slice
 from vidlab.workbench.verdict import verdict
 
 renderer.enable()
-part = Slice(vl.open_run(run), stream_id, codec, gpu, deadline_ms)
+part = Slice(vl.datasets.load(run), stream_id, codec, gpu, deadline_ms)
 frames, spans, streams = part.scan("frames"), part.scan("spans"), part.scan("streams")
 kept = part.scan("kept_frames")
 verdict(part)
@@ -80,17 +81,29 @@ late = latency.late_summary(late_frames)
 vl.charts.latency.late(late, lost=part.lost("frames"))
 
 # %% [markdown]
-# ## What made them late?
+# ## Why were they late?
 #
-# For each late frame, the time that it spent on each stage and wait is compared with what punctual
-# frames of the same stream typically spend. What is beyond that made it late.
+# A cause is blamed for the time that a late frame spent on it beyond what punctual frames of its
+# stream spend; each moment is blamed once.
 
 # %%
-causes = closure.by_cause(late_frames, part.run.scan("spans"))
-vl.charts.closure.ranking(closure.ranking(causes), lost=lost)
+why = ExplainSection(part)
+why.headline()
 
 # %%
-vl.charts.closure.by_cause(causes, lost=lost)
+why.by_stream()
+
+# %%
+why.ranking()
+
+# %% [markdown]
+# ### The latest frames
+
+# %%
+why.waterfalls()
+
+# %%
+why.table()
 
 # %% [markdown]
 # ## Where does a frame's time go?
