@@ -100,7 +100,10 @@ def record(
     Examples
     --------
     >>> with record("runs/first", derive={"site": lambda labels: labels["stream_id"][:3]}):
-    ...     transcode("in.mp4", "out.mp4")                           # doctest: +SKIP
+    ...     with vl.labels(stream_id="lab-7"), vl.stage("detect"):
+    ...         pass
+    >>> vl.open_run("runs/first").scan("spans").select("stage", "site").collect().rows()
+    [('detect', 'lab')]
     """
     chosen = registry.default_engines() if engines is None else list(engines)
     return _begin(

@@ -41,10 +41,13 @@ class Following:
 
     Examples
     --------
-    >>> following = Following("runs/demo")                        # doctest: +SKIP
-    >>> while not following.finished:                             # doctest: +SKIP
+    >>> import time
+    >>> following = Following(vl.datasets.load("kernel_events").path)
+    >>> while not following.finished:
     ...     print(following.new("kernel_offcpu").height, "waits more")
     ...     time.sleep(1)
+    >>> following.whole("kernel_offcpu").height > 1000
+    True
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -47,6 +47,14 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         If a newer vidlab wrote the run.
     RunError
         If there is no run at this path, or its manifest is damaged.
+
+    Examples
+    --------
+    >>> run = open_run(vl.datasets.load("clean").path)
+    >>> run.state
+    'complete'
+    >>> run.scan("spans").filter(pl.col("kind") == "service").collect().height > 1000
+    True
     """
     return Run(Path(path))
 

@@ -74,9 +74,15 @@ class fail_allocation:
 
     Examples
     --------
-    >>> with fail_allocation(nth=3, labels={"codec": "av1"}) as fault:  # doctest: +SKIP
-    ...     run_pipeline()
-    >>> fault.failed                                                    # doctest: +SKIP
+    >>> import cupy
+    >>> with fail_allocation(nth=2) as fault:
+    ...     picture = cupy.empty(1000)
+    ...     try:
+    ...         tensor = cupy.empty(1000)
+    ...     except cupy.cuda.memory.OutOfMemoryError:
+    ...         print("the second allocation failed")
+    the second allocation failed
+    >>> fault.failed
     1
     """
 

@@ -46,8 +46,10 @@ class gpu_scope:
 
     Examples
     --------
-    >>> with gpu_scope("warm-up", device=1):  # doctest: +SKIP
-    ...     infer(cupy.zeros((3, 640, 640), "float32"))
+    >>> import cupy
+    >>> with gpu_scope("warm-up", device=0):
+    ...     float(cupy.asnumpy(cupy.empty((3, 640, 640), "float32")).size)
+    1228800.0
     """
 
     def __init__(self, name: str, device: int | None = None) -> None:

@@ -71,9 +71,9 @@ def install(devices: int = 1, memory_bytes: int | None = None, force: bool = Fal
     Examples
     --------
     >>> import vidlab as vl
-    >>> vl.hostcuda.install(devices=2, memory_bytes=1 << 30)  # doctest: +SKIP
-    >>> import cupy  # doctest: +SKIP
-    >>> cupy.cuda.runtime.getDeviceCount()  # doctest: +SKIP
+    >>> vl.hostcuda.install(devices=2)
+    >>> import cupy
+    >>> cupy.cuda.runtime.getDeviceCount()
     2
     """
     global _installed
