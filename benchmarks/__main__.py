@@ -20,7 +20,10 @@ BENCHMARKS = (
     "probes",
     "runtime",
     "profiles",
+    "explain",
     "report",
+    "explorer_browser",
+    "explorer",
 )
 RESULTS = Path(__file__).with_name("results.json")
 

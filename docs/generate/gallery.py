@@ -45,7 +45,11 @@ def public_charts() -> list[str]:
         for name, function in inspect.getmembers(module, inspect.isfunction):
             is_own = function.__module__ == module.__name__ and not name.startswith("_")
             returned = function.__annotations__.get("return")
-            if is_own and returned == "AnyChart" and module_name not in _NO_CHARTS:
+            if (
+                is_own
+                and returned == "AnyChart"
+                and module_name.partition("_")[0] not in _NO_CHARTS
+            ):
                 found.append(f"{module_name}.{name}")
     return found
 

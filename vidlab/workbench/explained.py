@@ -8,12 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from ..analysis import blame, latency
+from ..analysis import blame
 from ..analysis.causewords import CAUSE_WORDS
-from ..analysis.punctual import ENOUGH
 from ..analysis.saying import ms, times
 from ..analysis.tables import DELIVERED
-from . import bars, frameids
+from . import bars, frameids, siblings
 from .cause_evidence import words
 from .slices import Slice
 from .tables import Table
@@ -32,13 +31,6 @@ _FATES = {
     "cancelled": "cancelled",
     "unfinished": "on its way when the recording ended",
 }
-
-#: What is read of the frames that a frame is compared with.
-_OF_SIBLINGS = ("frame", "stream_id", "codec", "gpu", "t_demux_ns", "t_done_ns", "fate",
-                "picture_type", "pid", "sample_rate")  # fmt: skip
-
-#: What makes a group of frames that are compared.
-_GROUP = {"stream_id": pl.String, "codec": pl.String, "gpu": pl.Int16}
 
 
 class Explanation:
@@ -78,7 +70,7 @@ class Explanation:
     @cached_property
     def deadline_ns(self) -> int | None:
         """The latency beyond which it is late; None if it was not delivered, or none is known."""
-        own = self._siblings.filter(pl.col("frame") == self.frame)
+        own = self._siblings.frames.filter(pl.col("frame") == self.frame)
         return own["deadline_ns"].item() if own.height else None
 
     @property
@@ -257,7 +249,7 @@ class Explanation:
                     "cause": row["cause"],
                     "share": round(row["share"], 6),
                     "seconds": row["blamed_ns"] / 1e9,
-                    **{name: self.row[name] for name in _GROUP},
+                    **{name: self.row[name] for name in siblings.LABELS},
                     "stage": row["stage"],
                     "evidence": {
                         "total_ms": row["total_ns"] / 1e6,
@@ -286,33 +278,14 @@ class Explanation:
     # --- inside -----------------------------------------------------------------
 
     @cached_property
-    def _siblings(self) -> pl.DataFrame:
-        """The delivered frames of the same stream and labels, each late or not."""
-        run, opened = self.part.run, self.frame >> 32
-        table = run.scan("frames")
-        columns = [name for name in _OF_SIBLINGS if name in table.collect_schema()]
-        frames = table.select(columns).filter(
-            pl.col("frame").is_between(opened << 32, (opened + 1 << 32) - 1)
-        )
-        found = latency.late(frames, run.scan("streams"), self.part.deadline)
-        return found.filter(self._alike)
+    def _siblings(self) -> siblings.Siblings:
+        return siblings.of(self.part, self.row)
 
     @cached_property
     def _usual(self) -> pl.DataFrame:
         """`stage`, `cause`, `usual_ns`: of punctual frames of the stream, or of the run."""
-        others = self._siblings
-        if others.filter(~pl.col("late")).height < ENOUGH:
-            others = Slice(self.part.run, deadline_ms=self.part.deadline).late_frames()
-        baseline = blame.typical(self.part.run, others)
-        typical = baseline.of({**self.row, "picture_type": self._told.picture_type})
+        typical = self._siblings.baseline.of({**self.row, "picture_type": self._told.picture_type})
         return typical.select("stage", "cause", usual_ns="typical_ns")
-
-    @property
-    def _alike(self) -> list[pl.Expr]:
-        """What is true of frames that bear the same labels."""
-        return [
-            pl.col(name).eq_missing(pl.lit(self.row[name], type)) for name, type in _GROUP.items()
-        ]
 
     @property
     def _compared(self) -> bool:

@@ -50,8 +50,8 @@ def explain(
 
     Examples
     --------
-    >>> print(vl.explain("runs/demo", frame="cam-3:117"))           # doctest: +SKIP
-    cam-3:117 (av1): 812 ms from the read of its packet to the sink, 612 ms beyond …
+    >>> print(vl.explain(vl.datasets.load("queue_backs_up"), frame="cam-2:34"))
+    cam-2:34 (hevc): … ms from the read of its packet to the sink, … ms beyond its deadline …
     """
     part = _slice(run, deadline_ms, stream_id, codec, gpu)
     wanted = _worst(part) if frame is None else frame
@@ -86,8 +86,9 @@ def explain_late(
 
     Examples
     --------
-    >>> print(vl.explain_late("runs/demo"))                         # doctest: +SKIP
-    148 of 1,597 delivered frames were late (beyond 200 ms), 3 were lost as corrupt
+    >>> print(vl.explain_late(vl.datasets.load("queue_backs_up")))
+    … of 600 delivered frames were late (beyond 200 ms)
+    …
     """
     return LateExplanation(_slice(run, deadline_ms, stream_id, codec, gpu))
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from ..runs.run import Run
 
-#: Rows that are shown; the rest is counted.
+#: Rows that are shown, unless it is said otherwise.
 MAX_ROWS = 40
 
 #: JupyterLab aligns all cells to the right.
@@ -32,13 +32,20 @@ class Table:
         What is seen, above the table.
     headings : mapping of str to str
         Other headings for some columns.
+    most_rows : int
+        So many are shown; the rest is counted.
     """
 
     def __init__(
-        self, df: pl.DataFrame, caption: str = "", headings: Mapping[str, str] | None = None
+        self,
+        df: pl.DataFrame,
+        caption: str = "",
+        headings: Mapping[str, str] | None = None,
+        most_rows: int = MAX_ROWS,
     ) -> None:
         self.df = df
         self.caption = caption
+        self.most_rows = most_rows
         self.headings = {**_HEADINGS, **(headings or {})}
 
     def _repr_html_(self) -> str:
@@ -57,9 +64,9 @@ class Table:
                 for (name, value), kind in zip(row.items(), classes, strict=True)
             )
             + "</tr>"
-            for row in self.df.head(MAX_ROWS).iter_rows(named=True)
+            for row in self.df.head(self.most_rows).iter_rows(named=True)
         ]
-        more = self.df.height - MAX_ROWS
+        more = self.df.height - self.most_rows
         if more > 0:
             rows.append(f'<tr><td colspan="{self.df.width}"><em>… and {more:,} more</em></td></tr>')
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
@@ -95,7 +102,8 @@ def facts(run: Run) -> Table:
         **{f"rows of {name}": f"{facts.rows:,}" for name, facts in manifest.tables.items()},
     }
     rows = {"fact": list(lines), "value": list(lines.values())}
-    return Table(pl.DataFrame(rows), "This run", headings={"fact": "", "value": ""})
+    headings = {"fact": "", "value": ""}
+    return Table(pl.DataFrame(rows), "This run", headings, most_rows=len(lines))
 
 
 def _shown(name: str, value: Any) -> str:
