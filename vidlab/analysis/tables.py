@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from .. import schema
 from ..errors import InputError
@@ -37,7 +38,8 @@ _STREAM, _RATE, _SOME = "the stream", "rate of the span", "some spans stand for 
 def _types(table: str) -> dict[str, Any]:
     if table not in schema.TABLES:  # a table of kernel events: its probes have declared it
         return {}
-    own = pl.from_arrow(schema.TABLES[table].arrow_schema.empty_table())
+    # Not `empty_table()`: pyarrow makes its dictionaries with pandas, which takes long to import.
+    own = pl.from_arrow(pa.Table.from_batches([], schema.TABLES[table].arrow_schema))
     assert isinstance(own, pl.DataFrame)
     return dict(own.schema)
 

@@ -13,6 +13,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from ..analysis.appearance import LAYERS
 from . import theme
 from .theme import AnyChart
 
@@ -28,7 +29,6 @@ PLOT, ROW = 880, 20
 #: A rectangle that is narrower than this many pixels bears no name.
 _NAMED_FROM = 34
 
-_LAYERS = {"stream_id": "stream", "cuda_stream": "CUDA stream", "gpu": "GPU", "stack": "call"}
 
 # A node's rank in the tree and that of its last descendant, `first` and `last`, tell who is
 # inside whom. As long as nothing is chosen, everything is inside.
@@ -97,7 +97,7 @@ def layout(
         there = (values[number] > 0).nonzero()[0]
         rows[id_] = {
             "name": name,
-            "layer": _LAYERS.get(layer, layer),
+            "layer": LAYERS.get(layer, layer),
             "depth": depth,
             "codec": codec,
             "first": number,

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import altair as alt
 import polars as pl
 
+from ..analysis.appearance import NO_CODEC as NO_CODEC
+from ..analysis.appearance import codec_colour as codec_colour
+from ..analysis.appearance import natural as natural
+from ..analysis.appearance import stage_row as stage_row
 from ..analysis.causewords import CAUSE_WORDS
 
 #: What a chart of this package is.
@@ -27,23 +29,6 @@ WIDTH, HEIGHT, ROW = 700, 240, 22
 
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 INK, QUIET, GRID, ALARM = "#1f2430", "#5d6472", "#e4e6ea", "#b00020"
-
-#: What stands on a chart where the codec is not known.
-NO_CODEC = "none"
-
-# Okabe and Ito's eight, and Tol's muted ones for what is rarely seen.
-_CODECS = {
-    "h264": "#0072B2",
-    "hevc": "#D55E00",
-    "av1": "#009E73",
-    "vp9": "#CC79A7",
-    "mpeg2video": "#E69F00",
-    "mpeg4": "#56B4E9",
-    "vp8": "#882255",
-    "mjpeg": "#999933",
-    NO_CODEC: "#8a8f98",
-}
-_OTHER_CODECS = ("#332288", "#661100", "#117733", "#44AA99", "#AA4466", "#6699CC")
 
 #: What a frame's time went into, in the order in which charts stack it.
 KINDS = {
@@ -106,12 +91,6 @@ _SERIES = ("#332288", "#44AA99", "#AA4499", "#DDCC77", "#117733", "#CC6677", "#8
 REST = "the rest"
 
 
-def codec_colour(codec: str | None) -> str:
-    """Return the colour of this codec, the same in every run and on every machine."""
-    name = codec or NO_CODEC
-    return _CODECS.get(name) or _OTHER_CODECS[zlib.crc32(name.encode()) % len(_OTHER_CODECS)]
-
-
 def codec_scale(codecs: Iterable[str | None]) -> alt.Scale:
     """Return the colour scale for these codecs, sorted by name."""
     names = sorted({codec or NO_CODEC for codec in codecs})
@@ -123,7 +102,7 @@ def series_scale(names: Sequence[str]) -> alt.Scale:
     own = [name for name in names if name != REST]
     colours = {name: _SERIES[number % len(_SERIES)] for number, name in enumerate(own)}
     return alt.Scale(
-        domain=list(names), range=[colours.get(name, _CODECS[NO_CODEC]) for name in names]
+        domain=list(names), range=[colours.get(name, codec_colour(NO_CODEC)) for name in names]
     )
 
 
@@ -193,32 +172,12 @@ def time_axis() -> alt.Axis:
     return alt.Axis(title="time since the beginning (s)", grid=False)
 
 
-def stage_row(stage: str = "stage", kind: str = "kind") -> pl.Expr:
-    """Return the name of a stage on a chart: its waits are told apart from its work."""
-    stages, kinds = pl.col(stage).cast(pl.String), pl.col(kind).cast(pl.String)
-    return (
-        pl.when(kinds.is_in(["service", "frame", "residual", "none"]))
-        .then(stages)
-        .otherwise(stages + " · " + kinds.str.replace("_", " "))
-    )
-
-
 def digits(value: pl.Expr) -> pl.Expr:
     """Return numbers as text with about three digits: 1234, 12.3, 0.0123."""
     return (
         pl.when(value.abs() >= 100)
         .then(value.round(0).cast(pl.Int64, strict=False).cast(pl.String))
         .otherwise(value.round_sig_figs(3).cast(pl.String))
-    )
-
-
-def natural(names: Iterable[str]) -> list[str]:
-    """Return the names sorted as people count: cam-2 before cam-10."""
-    return sorted(
-        set(names),
-        key=lambda name: [
-            (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)
-        ],
     )
 
 

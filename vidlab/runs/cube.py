@@ -137,4 +137,4 @@ def read(path: Path) -> pl.DataFrame | None:
     """Return the cube of this file; None if its gamma is another, so that it must be rebuilt."""
     if metadata(path).get(GAMMA_KEY) != str(GAMMA):
         return None
-    return pl.DataFrame(pl.from_arrow(pq.read_table(path))).cast(SCHEMA)
+    return pl.DataFrame(pl.from_arrow(pq.ParquetFile(path).read())).cast(SCHEMA)

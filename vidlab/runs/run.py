@@ -204,7 +204,7 @@ class Run:
             path = self._file("labels")
             known = LabelTable()
             self._label_table = (
-                LabelTable.from_arrow(pq.read_table(path)) if path.exists() else known
+                LabelTable.from_arrow(pq.ParquetFile(path).read()) if path.exists() else known
             )
         return self._label_table
 
@@ -278,7 +278,8 @@ def _polars(rows: pa.Table) -> pl.DataFrame:
 
 
 def _empty(table: Table) -> pl.DataFrame:
-    return _polars(table.arrow_schema.empty_table())
+    # Not `empty_table()`: pyarrow makes its dictionaries with pandas, which takes long to import.
+    return _polars(pa.Table.from_batches([], table.arrow_schema))
 
 
 def _as_declared(rows: pl.LazyFrame, table: Table) -> pl.LazyFrame:

@@ -1,0 +1,395 @@
+"""The explorer in JupyterLab, in a browser with the network cut: one session, as a person has it.
+
+The tests go from the first look to the end of the kernel, in their order. Screenshots of each
+view are kept in the folder that `VIDLAB_ARTIFACTS` names, or with pytest's temporary files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from vidlab import datasets
+from vidlab.analysis import blame
+from vidlab.lab.jupyter import jupyterlab, write_notebook
+from vidlab.runs.run import Run, open_run
+
+pytestmark = pytest.mark.needs("browser")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+
+BOARD = ".vidlab-board"
+
+#: What the line of status says only when there is a kernel; before, running a cell asks for one.
+KERNEL_IDLE = "text=/ipykernel.*[|].*Idle/"
+
+#: Where a row of a data set is on the page: x, y.
+PLACE = """
+([view, set, number, x, y]) => {
+  const place = document.querySelector(`[data-view=${view}] .vidlab-place`);
+  const chart = place.view, row = chart.data(set)[number];
+  const box = place.querySelector("canvas").getBoundingClientRect();
+  const at = (name, side) => {
+    const scale = chart.scale(name);
+    const middle = scale.bandwidth ? scale.bandwidth() / 2 : 0;
+    return chart.origin()[side] + scale(row[name === "x" ? x : y]) + middle;
+  };
+  const { left, top } = chart.padding();
+  return [box.x + left + at("x", 0), box.y + top + at("y", 1)];
+}
+"""
+
+#: The rows of a data set, as Vega has them.
+ROWS = """
+([view, set]) => document.querySelector(`[data-view=${view}] .vidlab-place`).view.data(set)
+"""
+
+
+@dataclass
+class Lab:
+    """A notebook with an explorer, open in JupyterLab, and what the browser complained about."""
+
+    page: Any
+    run: Run
+    screenshots: Path
+    complaints: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        return str(self.page.locator(f"{BOARD} [role=status]").text_content())
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What is chosen in what is drawn."""
+        drawn = json.loads(self.page.locator(BOARD).get_attribute("data-state"))
+        return {name: value for name, value in drawn.items() if value is not None}
+
+    def rows(self, view: str, of: str | None = None) -> pl.DataFrame:
+        return pl.DataFrame(self.page.evaluate(ROWS, [view, of or view]), infer_schema_length=None)
+
+    def drawn(self) -> int:
+        return int(self.page.locator(BOARD).get_attribute("data-drawn"))
+
+    def after(self, act: Callable[[], object]) -> None:
+        """Do something, and wait until its answer has been drawn."""
+        before = self.drawn()
+        act()
+        self.page.wait_for_selector(f"{BOARD}[data-drawn]:not([data-drawn='{before}'])")
+
+    def until(self, told: Callable[[], object]) -> None:
+        """Wait until this is so; whatever is drawn may lead to it."""
+        for _ in range(600):
+            if told():
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"it never was so; the status is {self.status!r}")
+
+    def become(self, **state: Any) -> None:
+        """Put a state into the field of states, once it shows the one that is drawn."""
+        whole = self.page.locator(".vidlab-explorer .widget-text input").last
+        self.until(lambda: '"version"' in whole.input_value())
+        whole.fill(json.dumps(state))
+        self.after(lambda: whole.press("Enter"))
+        self.until(lambda: '"version"' in whole.input_value())
+
+    def reset(self) -> None:
+        self.become(run=0, quantile=0.5)
+        self.become(run=0)
+
+    def tab(self, title: str) -> None:
+        self.page.get_by_role("tab", name=title, exact=True).click()
+        self.page.wait_for_selector(f"{BOARD} [role=tab][aria-selected=true]:text-is('{title}')")
+
+    def choose(self, label: str, value: str) -> None:
+        select = self.page.locator(f".widget-dropdown:has-text('{label}') select").first
+        self.after(lambda: select.select_option(value))
+
+    def press(self, handle: str, key: str) -> None:
+        self.page.get_by_role("slider", name=handle, exact=True).focus()
+        self.after(lambda: self.page.keyboard.press(key))
+
+    def drag(self, view: str, begin: tuple[float, float], end: tuple[float, float]) -> None:
+        box = self.page.locator(f"[data-view={view}] canvas").bounding_box()
+        x, y, width, height = (box[name] for name in ("x", "y", "width", "height"))
+        mouse = self.page.mouse
+        mouse.move(x + width * begin[0], y + height * begin[1])
+        mouse.down()
+        mouse.move(x + width * end[0], y + height * end[1], steps=4)
+        mouse.up()
+
+    def click(self, view: str, of: str, number: int, x: str, y: str) -> None:
+        at = self.page.evaluate(PLACE, [view, of, number, x, y])
+        self.after(lambda: self.page.mouse.click(*at))
+
+    def keep(self, name: str) -> None:
+        self.page.locator(".vidlab-explorer").screenshot(path=self.screenshots / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(datasets.load("everything").path, folder / "run")
+    write_notebook(
+        folder / "explore.ipynb",
+        ["import vidlab as vl", "explorer = vl.explore('run')\nexplorer"],
+    )
+    kept = os.environ.get("VIDLAB_ARTIFACTS")
+    screenshots = Path(kept) if kept else tmp_path_factory.mktemp("screenshots")
+    screenshots.mkdir(parents=True, exist_ok=True)
+    with jupyterlab(folder) as address, sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", OFFLINE]
+        )
+        page = browser.new_page(viewport={"width": 1366, "height": 900})
+        page.set_default_timeout(60_000)
+        result = Lab(page, open_run(folder / "run"), screenshots)
+        page.on("pageerror", lambda error: result.complaints.append(str(error)))
+        page.on(
+            "console",
+            lambda message: (
+                result.complaints.append(message.text) if message.type == "error" else None
+            ),
+        )
+        page.goto(address.format(path="explore.ipynb"))
+        page.wait_for_selector(KERNEL_IDLE)
+        page.keyboard.press("Control+b")  # the file browser takes a third of the width
+        try:
+            run_all(page)
+        except sync_api.Error:
+            page.screenshot(path=screenshots / "not-drawn.png")
+            raise
+        yield result
+        browser.close()
+
+
+def run_all(page: Any) -> None:
+    page.locator(".lm-MenuBar-item:has-text('Run')").click()
+    page.locator("[data-command='runmenu:run-all']").click()
+    page.wait_for_selector(f"{BOARD}[data-drawn]")
+    page.locator(".vidlab-explorer").scroll_into_view_if_needed()
+
+
+@pytest.fixture(autouse=True)
+def no_complaint(lab: Lab) -> Iterator[None]:
+    yield
+    assert lab.complaints == []
+
+
+@pytest.fixture(scope="module")
+def frames(lab: Lab) -> pl.DataFrame:
+    """The delivered frames: `frame`, `t_s`, `latency_ms`, `stream_id`, `codec`."""
+    start_ns = lab.run.manifest.started.monotonic_ns
+    delivered = lab.run.scan("frames").filter(
+        pl.col("fate").cast(pl.String).is_in(["delivered", "duplicated"])
+    )
+    return delivered.select(
+        pl.col("frame").cast(pl.String),
+        pl.col("stream_id", "codec").cast(pl.String),
+        t_s=(pl.col("t_demux_ns") - start_ns) / 1e9,
+        latency_ms=(pl.col("t_done_ns") - pl.col("t_demux_ns")) / 1e6,
+    ).collect()
+
+
+#: Each tab, and the view in it that has something to show of this run.
+TABS = {
+    "Memory": "memory",
+    "Kernel": "kernel",
+    "Runtime": "runtime",
+    "Stages": "stages",
+    "Streams": "streams",
+    "Profile": "profile",
+    "Slow frames": "beyond",
+    "One frame": "waterfall",
+}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_view_is_drawn_and_said_in_words(lab: Lab, theme: str) -> None:
+    choose_theme(lab, theme)
+    lab.become(run=0, frame=lab.rows("latency", "worst")["frame"][0])
+    for title, view in TABS.items():
+        lab.tab(title)
+        figure = lab.page.locator(f"[data-view={view}]")
+        figure.locator("canvas, tbody tr").first.wait_for()
+        lab.page.wait_for_function(
+            "(view) => { const place = document.querySelector(`[data-view=${view}] .vidlab-place`);"
+            " return !place.view || place.view.width() > 250; }",
+            arg=view,
+        )
+        assert figure.locator(".vidlab-note").text_content().count("could not") == 0
+        if view != "beyond":  # a table needs no other words than its own
+            assert len(figure.locator(".vidlab-alt").text_content()) > 30
+        lab.keep(f"{theme}-{view}")
+    choose_theme(lab, "light")
+
+
+def choose_theme(lab: Lab, theme: str) -> None:
+    """As JupyterLab's own menu does it."""
+    wanted = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}[theme]
+    if lab.page.evaluate("document.body.dataset.jpThemeName") == wanted:
+        return
+    lab.page.locator(".lm-MenuBar-item:has-text('Settings')").click()
+    lab.page.locator(".lm-Menu-item:has-text('Theme')").first.hover()
+    lab.page.locator(f".lm-Menu-item:has-text('{wanted}')").first.click()
+    lab.page.wait_for_function("(name) => document.body.dataset.jpThemeName === name", arg=wanted)
+
+
+def test_every_control_can_be_worked_and_narrows_what_is_drawn(
+    lab: Lab, frames: pl.DataFrame
+) -> None:
+    lab.reset()
+    lab.tab("Stages")
+    assert lab.rows("latency")["frames"].sum() == frames.height
+    codec = frames["codec"][0]
+    lab.choose("codec", codec)
+    assert lab.state["codec"] == codec
+    own = frames.filter(pl.col("codec") == codec)
+    assert lab.rows("latency")["frames"].sum() == own.height < frames.height
+    stream = own["stream_id"][0]
+    field = lab.page.locator(".widget-text:has-text('stream') input")
+    field.fill(stream)
+    lab.after(lambda: field.press("Enter"))
+    assert lab.state["stream_id"] == stream
+    assert lab.rows("latency")["frames"].sum() == own.filter(stream_id=stream).height
+    lab.reset()
+    stage = lab.rows("stages")["row"][0]
+    lab.choose("stage", stage)
+    assert lab.state["stage"] == stage
+    lab.reset()
+    lab.press("time (s), from", "PageUp")
+    from_s, to_s = lab.state["time_s"]
+    assert from_s > 0
+    chosen = frames.filter(pl.col("t_s").is_between(from_s, to_s))
+    assert lab.rows("latency")["frames"].sum() == chosen.height
+    lab.press("latency (ms), from", "PageUp")
+    low_ms, _ = lab.state["latency_ms"]
+    assert lab.rows("latency", "worst")["latency_ms"].min() >= low_ms > 0
+    lab.reset()
+    before = lab.rows("stages")
+    lab.press("quantile", "ArrowLeft")
+    assert lab.state["quantile"] == 0.98
+    assert not lab.rows("stages").equals(before)
+    deadline = lab.page.locator(".widget-text:has-text('deadline') input")
+    deadline.fill("0.001")
+    lab.after(lambda: deadline.press("Enter"))
+    assert lab.rows("overview")["late"].sum() == frames.height
+    lab.page.get_by_role("button", name="Reset").click()
+    lab.until(lambda: "deadline_ms" not in lab.state)
+
+
+def test_a_brush_over_time_filters_every_view(lab: Lab, frames: pl.DataFrame) -> None:
+    lab.reset()
+    lab.tab("Memory")
+    lab.drag("overview", (0.3, 0.4), (0.6, 0.4))
+
+    def only_those_are_drawn() -> bool:
+        """Of the last of the brush's states; it passes through others."""
+        from_s, to_s = lab.state.get("time_s") or (0, 0)
+        chosen = frames.filter(pl.col("t_s").is_between(from_s, to_s))
+        seen, memory = lab.rows("latency"), lab.rows("memory")
+        signals = "document.querySelector('[data-view=memory] .vidlab-place').view.signal('t_to')"
+        return (
+            0 < seen["frames"].sum() == chosen.height < frames.height
+            and from_s - 1 <= memory["t_s"].min()
+            and memory["t_end_s"].max() <= to_s + 1
+            and abs(lab.page.evaluate(signals) - to_s) < 1e-6
+        )
+
+    end_s = lab.page.evaluate(
+        "document.querySelector('[data-view=overview] .vidlab-place').view.signal('span_to')"
+    )
+    lab.until(lambda: only_those_are_drawn() and lab.state["time_s"][1] > 0.54 * end_s)
+    from_s, to_s = lab.state["time_s"]
+    lab.keep("brushed")
+    # Where a brush looks closer, it is gone when it has.
+    lab.drag("latency", (0.4, 0.3), (0.7, 0.7))
+    lab.until(lambda: "latency_ms" in lab.state)
+    closer = lab.state["time_s"]
+    assert from_s < closer[0] < closer[1] < to_s
+
+
+def test_a_click_leads_to_the_frames_waterfall(lab: Lab, frames: pl.DataFrame) -> None:
+    lab.reset()
+    worst = lab.rows("latency", "worst")
+    number = int(worst["latency_ms"].arg_max() or 0)
+    lab.click("latency", "worst", number, "t_s", "latency_ms")
+    frame = str(lab.state["frame"])  # or the one that lies on top of it
+    there, meant = worst.filter(frame=frame), worst[number]
+    assert there["latency_ms"].item() == pytest.approx(meant["latency_ms"].item(), rel=0.05)
+    shown = lab.rows("waterfall")
+    exact = blame.waterfall(lab.run, int(frame))
+    assert shown["ms"].sum() == pytest.approx(exact["duration_ns"].sum() / 1e6)
+    latency_ms = frames.filter(frame=frame)["latency_ms"].item()
+    assert shown["ms"].sum() == pytest.approx(latency_ms)
+    # The same by keyboard, from the list of slow frames.
+    lab.tab("Slow frames")
+    button = lab.page.locator("[data-view=beyond] td button").last
+    other = button.text_content()
+    button.focus()
+    lab.after(lambda: lab.page.keyboard.press("Enter"))
+    assert str(lab.state["frame"]) == other
+    assert lab.page.get_by_role("tab", name="One frame").get_attribute("aria-selected") == "true"
+
+
+def test_a_click_chooses_a_stage_and_another_takes_it_back(lab: Lab) -> None:
+    lab.reset()
+    lab.tab("Stages")
+    stage = lab.rows("stages")["row"][0]
+    lab.click("stages", "stages", 0, "quantile_ms", "row")
+    assert lab.state["stage"] == stage
+    lab.click("stages", "stages", 0, "quantile_ms", "row")
+    assert "stage" not in lab.state
+
+
+def test_a_state_that_is_wrong_is_said_and_changes_nothing(lab: Lab) -> None:
+    lab.reset()
+    field = lab.page.locator(".vidlab-explorer .widget-text input").last
+    for text in ('{"codek": "av1"}', "av1"):
+        field.fill(text)
+        field.press("Enter")
+        lab.until(lambda text=text: "state" in lab.status)
+        lab.until(lambda: lab.state == {"version": 1, "run": 0, "quantile": 0.99})
+
+
+def test_the_page_is_loaded_again(lab: Lab) -> None:
+    lab.reset()
+    with lab.page.expect_response(
+        lambda answer: answer.request.method == "PUT" and "/explore.ipynb" in answer.url
+    ):
+        lab.page.locator(".lm-MenuBar-item:has-text('File')").click()
+        lab.page.locator("[data-command='docmanager:save']").last.click()
+    lab.page.reload()
+    lab.page.wait_for_selector(f"{BOARD}[data-drawn]")
+    lab.page.wait_for_selector(KERNEL_IDLE)
+    lab.tab("Streams")
+    lab.become(run=0, quantile=0.5)
+    assert lab.state["quantile"] == 0.5
+
+
+def test_the_run_is_deleted_and_the_rest_goes_on(lab: Lab) -> None:
+    lab.reset()
+    shutil.rmtree(lab.run.path)
+    lab.page.get_by_role("button", name="Refresh").click()
+    lab.until(lambda: "no longer there" in lab.status)
+    before = lab.drawn()
+    lab.become(run=0, quantile=0.5)
+    assert lab.drawn() > before
+
+
+def test_a_kernel_that_is_gone_is_said(lab: Lab) -> None:
+    lab.page.locator(".lm-MenuBar-item:has-text('Kernel')").click()
+    lab.page.locator("[data-command='kernelmenu:restart']").click()
+    lab.page.locator(".jp-Dialog button:has-text('Restart')").click()
+    lab.until(lambda: "gone" in lab.status)
+    lab.drag("overview", (0.3, 0.4), (0.6, 0.4))  # must neither hang nor complain
+    lab.keep("kernel-gone")

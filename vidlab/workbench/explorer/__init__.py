@@ -1,0 +1,1 @@
+"""The explorer: a run sliced, brushed and drilled into, in a notebook."""

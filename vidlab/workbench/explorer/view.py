@@ -1,0 +1,125 @@
+"""The explorer's drawing in the browser: charts compiled once, then only given rows and values.
+
+Altair's own widget makes a chart anew with each change and forgets who listens to it. Here
+Vega comes to a page once, offline, and a chart once; after that a change carries the rows
+that are new. `view.js` is the other half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import ipywidgets  # type: ignore[import-untyped]
+import numpy as np
+import polars as pl
+import traitlets
+
+_HERE = Path(__file__).parent
+
+#: Called with a part of the explorer's state that a brush or a click has set.
+Asked = Callable[[dict[str, Any]], None]
+
+
+class Library(ipywidgets.Widget):  # type: ignore[misc]
+    """Vega, as a JavaScript module: a kernel sends it once, and a page loads it once."""
+
+    code = traitlets.Unicode().tag(sync=True)
+    version = traitlets.Unicode(version("vl-convert-python")).tag(sync=True)
+
+
+class Board(anywidget.AnyWidget):
+    """All views of the explorer: what is drawn is in its traits, what is done comes to `asked`.
+
+    Attributes
+    ----------
+    panels : list of dict
+        `label`, and `tabs`: each with a `title` and the names of its `views`.
+    tabs : list of int
+        Which tab of each panel is seen. The page sets it too.
+    specs, tables : dict
+        By view, its Vega-Lite specification, or its columns: `column`, `title`, `pick`.
+    sets : dict
+        By view, the data sets that it draws; a view whose first is empty shows its note alone.
+    looks : dict
+        Vega-Lite's configuration for the theme `light` and the theme `dark`.
+    titles, said : dict
+        By view, its heading; and its `note`, and `alt`: what is seen, in words.
+    signals : dict
+        Values of the specifications' parameters.
+    notice : str
+        The line of status.
+    state : str
+        What the button copies.
+    number : int
+        Grows with each answer; the page has it as `data-drawn` when it is drawn.
+    """
+
+    _esm = _HERE / "view.js"
+    _css = _HERE / "view.css"
+
+    library = traitlets.Instance(Library).tag(sync=True, **ipywidgets.widget_serialization)
+    name = traitlets.Unicode().tag(sync=True)
+    panels: Any = traitlets.List().tag(sync=True)
+    tabs: Any = traitlets.List().tag(sync=True)
+    specs = traitlets.Dict().tag(sync=True)
+    tables = traitlets.Dict().tag(sync=True)
+    sets = traitlets.Dict().tag(sync=True)
+    looks = traitlets.Dict().tag(sync=True)
+    titles = traitlets.Dict().tag(sync=True)
+    said = traitlets.Dict().tag(sync=True)
+    signals = traitlets.Dict().tag(sync=True)
+    notice = traitlets.Unicode().tag(sync=True)
+    state = traitlets.Unicode().tag(sync=True)
+    number = traitlets.Int().tag(sync=True)
+
+    def __init__(self, asked: Asked, sets: Mapping[str, list[str]], **traits: Any) -> None:
+        """Show the views; `asked` is called in the kernel's thread, one call after the other."""
+        self._asked = asked
+        names = sorted({name for several in sets.values() for name in several})
+        self.add_traits(**{f"set_{name}": traitlets.Dict().tag(sync=True) for name in names})
+        super().__init__(sets=dict(sets), **traits)
+        self.on_msg(self._receive)
+
+    def draw(self, frames: Mapping[str, pl.DataFrame], **traits: Any) -> None:
+        """Send the rows of these data sets, and other traits, in one message; then draw."""
+        with self.hold_sync():
+            for name, frame in frames.items():
+                self.set_trait(f"set_{name}", packed(frame))
+            for name, value in traits.items():
+                self.set_trait(name, value)
+            self.number += 1
+
+    def _receive(self, _: object, content: Any, __: object) -> None:
+        change = content.get("ask") if isinstance(content, dict) else None
+        if not isinstance(change, dict):
+            return
+        try:
+            self._asked(change)
+        finally:  # the page waits with its next question until then
+            self.send({"answered": True})
+
+
+def packed(frame: pl.DataFrame) -> dict[str, Any]:
+    """Return a table as it goes to the page: numbers as float64 bytes, texts as int32 codes.
+
+    Returns
+    -------
+    dict
+        `rows`, and `columns`: by name `numbers`, or `values` and `codes`, -1 being null.
+    """
+    return {"rows": frame.height, "columns": {s.name: _packed(s) for s in frame}}
+
+
+def _packed(column: pl.Series) -> dict[str, Any]:
+    if column.dtype.is_numeric():
+        numbers = column.cast(pl.Float64).to_numpy()  # a null is NaN there
+        return {"numbers": numbers.tobytes()}
+    # By hand: an expression of polars takes longer to set up than these few rows take.
+    texts = column.to_list()
+    values = sorted(set(texts) - {None})
+    code = {None: -1, **{value: number for number, value in enumerate(values)}}
+    return {"values": values, "codes": np.array([code[text] for text in texts], np.int32).tobytes()}
