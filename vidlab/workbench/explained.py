@@ -153,11 +153,7 @@ class Explanation:
     def warnings(self) -> list[str]:
         """Return why this may be incomplete."""
         run = self.part.run
-        lines = [
-            f"lost while recording: {counts['lost']:,} of {table}"
-            for table, counts in run.losses.items()
-            if counts.get("lost")
-        ]
+        lines = self.part.losses()
         if run.state != "complete":
             lines.append(f"this run is {run.state}: some of its end may be missing")
         return lines

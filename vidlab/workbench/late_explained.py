@@ -176,11 +176,7 @@ class LateExplanation:
     def warnings(self) -> list[str]:
         """Return why this may be incomplete."""
         run = self.part.run
-        lines = [
-            f"lost while recording: {counts['lost']:,} of {table}"
-            for table, counts in run.losses.items()
-            if counts.get("lost")
-        ]
+        lines = self.part.losses()
         if self.part.sampled:
             lines.append(self.part.sampled)
         if run.state == "recording":

@@ -89,6 +89,14 @@ class Slice:
         gone = sum(self.run.losses.get(part, {}).get("lost", 0) for part in parts)
         return sampling.Gaps(gone, self.sampled if {"frames", "spans"} & set(tables) else "")
 
+    def losses(self) -> list[str]:
+        """Return what was lost while recording, in the whole run: a line a table."""
+        return [
+            f"lost while recording: {counts['lost']:,} of {table}"
+            for table, counts in self.run.losses.items()
+            if counts.get("lost")
+        ]
+
     @cached_property
     def sampled(self) -> str:
         """What has to be said if only a sample of its frames was recorded, else ''."""

@@ -66,7 +66,7 @@ def push(profile: bytes, name: str = "process_cpu", compress: bool = True) -> by
     protobuf.put_bytes(series, 1, labels)
     protobuf.put_bytes(series, 2, sample)
     protobuf.put_bytes(body, 1, series)
-    return gzip.compress(bytes(body), 1) if compress else bytes(body)
+    return gzip.compress(bytes(body), 1, mtime=0) if compress else bytes(body)
 
 
 class Writer(MemoryWriter):

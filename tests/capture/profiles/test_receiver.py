@@ -136,11 +136,11 @@ def bomb() -> bytes:
         (b"", "cut off"),
         (b"no gzip at all", "damaged"),
         (bomb(), "decompressed"),
-        (gzip.compress(b"\x0a\xff\xff\xff\xff\x0f"), "cut off"),
+        (gzip.compress(b"\x0a\xff\xff\xff\xff\x0f", mtime=0), "cut off"),
         (push(b"\x0a\x03abc"), "not a push"),
         (push(b"\x1f\x8b"), "not a push"),
         (push(bomb()), "not a push"),
-        (gzip.compress(gzip.decompress(GOOD) * 65), "64 profiles"),
+        (gzip.compress(gzip.decompress(GOOD) * 65, mtime=0), "64 profiles"),
     ],
     ids=itertools.count(),
 )
