@@ -27,6 +27,7 @@ class Made:
     def __init__(self, tables: dict[str, Rows], state: str = "complete", **more: Any) -> None:
         self.path = Path("runs/made")
         self.state = state
+        self.compacted = state == "complete"
         self.losses: dict[str, dict[str, int]] = more.pop("losses", {})
         self.notes: list[str] = []
         self.manifest = SimpleNamespace(
