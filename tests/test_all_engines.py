@@ -74,6 +74,12 @@ def without(clip: Path) -> dict[str, tuple[str, str]]:
     return {ending: program.finish() for ending, program in programs.items()}
 
 
+def _told(errors: str) -> list[str]:
+    """What was printed, without the places in a traceback: where a signal comes is chance."""
+    places = (line for line in errors.splitlines() if not line.startswith("    "))
+    return [line.partition(", line ")[0] for line in places]
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_program_does_and_ends_as_without(
     ending: str, clip: Path, without: dict[str, tuple[str, str]], tmp_path: Path
@@ -82,7 +88,8 @@ def test_the_program_does_and_ends_as_without(
     output, errors = program.finish()
     killed = ending == "kill"
     assert output == without["interrupt" if ENDINGS[ending][1] else "exception"][0]
-    assert errors == ("" if killed else without.get(ending, ("", NOTHING_LEFT))[1])
+    expected = "" if killed else without.get(ending, ("", NOTHING_LEFT))[1]
+    assert _told(errors) == _told(expected)
     assert program.process.returncode == program.exit_code
 
     run = vl.open_run(tmp_path / "run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def test_examples_return_what_they_say(
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=names):
         skipped = [example for example in test.examples if doctest.SKIP in example.options]
         assert not skipped, f"{test.name} has an example that is only read"
-        runner.run(test, out=told.append)
+        # In a thread of its own: under no label, and with no frame, of a test before it.
+        thread = threading.Thread(target=runner.run, args=(test,), kwargs={"out": told.append})
+        thread.start()
+        thread.join()
     assert runner.tries
     assert not runner.failures, "".join(told)

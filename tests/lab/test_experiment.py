@@ -66,7 +66,8 @@ def test_streams_take_the_inputs_in_turn_under_their_labels(shown: Experiment) -
         (other, "vp9", "1", 20),
         (f"{small}-3", "h264", "1", 20),
     }
-    allocations = shown.run.scan("allocations").filter(pl.col("op") == "alloc").collect()
+    taken = (pl.col("op") == "alloc") & pl.col("stream_id").is_not_null()
+    allocations = shown.run.scan("allocations").filter(taken).collect()
     assert set(allocations["device"]) == {1}
     assert set(allocations["gpu"]) == {1}
     assert shown.device == "host memory (no GPU)"

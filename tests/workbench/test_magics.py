@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import builtins
 import json
 import os
 import shlex
@@ -91,6 +92,7 @@ def frames(path: str) -> int:
 
 
 def test_a_cell_is_recorded_and_is_what_it_was(cells: Cells) -> None:
+    vars(builtins).pop("_", None)  # of a doctest: IPython leaves it alone then
     assert cells.run(f"%%record -o runs/first --into run{DECODE}") == CLIP.frame_count
     assert cells["count"] == CLIP.frame_count
     assert cells.shell.user_ns["_"] == CLIP.frame_count

@@ -49,9 +49,14 @@ def frame(
     ).select("row", "name", "from_ms", "to_ms", "ms", "cause", "said", "known", "evidence")
     labels = rows.unique("row").sort("row")
     end_ms = float(shown["to_ms"].max() or 0)  # type: ignore[arg-type]
+    # The shortest parts are a pixel wide, to be seen.
+    pixel_ms = end_ms / (theme.WIDTH - 60)
+    shown = shown.with_columns(
+        to_ms=pl.max_horizontal("to_ms", (pl.col("from_ms") + pixel_ms).clip(0, end_ms))
+    )
     chart = (
         alt.Chart(theme.data(shown))
-        .mark_bar(strokeWidth=1)  # which keeps the shortest parts to be seen
+        .mark_bar()
         .encode(
             x=alt.X(
                 "from_ms:Q",
@@ -65,9 +70,6 @@ def frame(
                 axis=alt.Axis(labelExpr=names.of_rows(labels["name"]), grid=True),
             ),
             color=theme.cause_colour(shown["cause"]),
-            stroke=alt.Stroke(
-                "cause:N", scale=theme.scale_of(theme.CAUSES, shown["cause"]), legend=None
-            ),
             opacity=alt.Opacity(
                 "known:O",
                 legend=None,

@@ -213,7 +213,7 @@ class LateExplanation:
         def items(lines: list[str]) -> str:
             return "".join(f"<li>{html.escape(line)}</li>" for line in lines)
 
-        parts = [f"<p class='headline'>{html.escape(self.headline())}.</p>"]
+        parts = [f"<p><strong>{html.escape(self.headline())}.</strong></p>"]
         if self.topics:
             told = [f"{share}: {sentence}" for share, sentence in self.sentences()]
             parts.append(f"<ol>{items(told)}</ol><p>{html.escape(self.rest())}</p>")

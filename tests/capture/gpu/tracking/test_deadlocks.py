@@ -215,6 +215,7 @@ def test_a_signal_handler_that_raises_reaches_the_program(tmp_path: Path) -> Non
             except Late:
                 pass
         signal.setitimer(signal.ITIMER_REAL, 0)
+        armed = False
         assert track.failures == 0
         recording.stop()
         print("ended")
