@@ -132,6 +132,10 @@ class LabelTable:
         return pa.array(self.values(key), pa.string()).cast(TEXT)
 
 
+#: The greatest line number that the table `stacks` can hold.
+_MOST_LINE = 2**31 - 1
+
+
 class StackTable:
     """The call stacks of a run, numbered from 1; row `n - 1` of the table `stacks` is stack `n`.
 
@@ -156,7 +160,7 @@ class StackTable:
         calls = self._calls
         stack = tuple(
             [
-                calls.setdefault((str(name), str(file), int(str(line))), len(calls))
+                calls.setdefault((str(name), str(file), _line(line)), len(calls))
                 for name, file, line in frames
             ]
         )
@@ -217,3 +221,12 @@ __all__ = [
     "Translation",
     "Vocabulary",
 ]
+
+
+def _line(told: object) -> int:
+    """Return a line number as the table has them; 0, unknown, for what can be none.
+
+    A sampler that reads a stack while it changes takes whatever lies there for a line.
+    """
+    line = int(str(told))
+    return line if 0 <= line <= _MOST_LINE else 0
