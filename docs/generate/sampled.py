@@ -13,14 +13,15 @@ from pathlib import Path
 import vidlab as vl
 from vidlab.lab import faults
 from vidlab.lab.clips import CLIPS, make_clips
-from vidlab.lab.demo import CORRUPT, DEADLINE_MS
 from vidlab.lab.faults import Fault, Saboteur
 from vidlab.lab.neutral import neutralise
 from vidlab.lab.pipeline import probe, run_pipeline
+from vidlab.lab.setups import DEADLINE_MS
+from vidlab.lab.sources import corrupted
 
 RUN = Path("docs/runs/sampled")
 
-STREAMS = {"cam-1": CORRUPT, "cam-2": CLIPS[1], "cam-3": CLIPS[2]}
+STREAMS = {"cam-1": corrupted(CLIPS[0]), "cam-2": CLIPS[1], "cam-3": CLIPS[2]}
 
 FAULTS = [
     Fault(faults.CORRUPT_PACKETS, stream_id="cam-1"),

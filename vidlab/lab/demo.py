@@ -11,20 +11,13 @@ from typing import Any
 
 from ..workbench.report import write_report
 from . import backends, planting
-from .clips import CLIPS
 from .faults import LEAK, Fault
 from .performing import perform
-from .setups import DEADLINE_MS as DEADLINE_MS
-from .setups import SAMPLE_RATE as SAMPLE_RATE
 from .setups import set_up
-from .sources import corrupted
 from .summary import summary
 
 #: Two of each codec, one of them with corrupt packets.
 STREAMS = 8
-
-#: The clip with corrupt packets.
-CORRUPT = corrupted(CLIPS[0])
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,13 @@ from ..runs.verification import verify
 from ..workbench.slices import Slice
 from . import faults, health_scenarios, kernel_pipeline, memory_pipeline, profile_pipeline, uploads
 from .clips import CLIPS, Clip, make_clips
-from .demo import CORRUPT, DEADLINE_MS, SAMPLE_RATE
 from .diagnosis import diagnose, matched
 from .faults import Fault, Saboteur
 from .leaflets import write_leaflet
 from .neutral import neutralise
 from .pipeline import probe, run_pipeline
+from .setups import DEADLINE_MS, SAMPLE_RATE
+from .sources import corrupted
 
 #: How long each pipeline is recorded.
 SECONDS = 8.0
@@ -156,7 +157,7 @@ def _clean(path: Path) -> None:
 def _fault(fault: Fault) -> Dataset:
     struck = STREAMS
     if fault.kind == faults.CORRUPT_PACKETS:
-        struck = {**STREAMS, "cam-1": CORRUPT}
+        struck = {**STREAMS, "cam-1": corrupted(CLIPS[0])}
     about = {
         faults.SLOW_STAGE: "a stage takes 45 ms longer a frame, for one codec",
         faults.QUEUE_BACKS_UP: "a stage leaves its queue full for more than a second",
@@ -186,7 +187,7 @@ def _leak(holder: str) -> Dataset:
 def _everything(path: Path) -> None:
     if importlib.util.find_spec("pyroscope") is None:
         raise missing_extra("pyroscope", "profile")
-    streams = {**STREAMS, "cam-1": CORRUPT}
+    streams = {**STREAMS, "cam-1": corrupted(CLIPS[0])}
     engines: list[Engine] = [
         Runtime("staging"),
         Profiles(sample_rate=SAMPLE_RATE),
