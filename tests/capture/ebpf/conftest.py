@@ -23,7 +23,7 @@ from vidlab.capture.ebpf.kernel.maps import Map
 from vidlab.capture.ebpf.kernel.programs import Program
 
 #: How long the kernel may take to free what nobody holds any more, in seconds.
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 #: In the environment of every process that a test starts: whose child it is.
 TOKEN = "VIDLAB_TEST_LEAKS"
