@@ -39,7 +39,7 @@ from vidlab.analysis import (
     throughput,
 )
 from vidlab.workbench import renderer, tables
-from vidlab.workbench.explain_section import ExplainSection
+from vidlab.workbench.explain.section import ExplainSection
 from vidlab.workbench.health_section import HealthSection
 from vidlab.workbench.kernel_section import KernelSection
 from vidlab.workbench.memory_section import MemorySection

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from .runs.run import Run, open_run
     from .runs.verification import verify
     from .workbench.attaching import attach
-    from .workbench.explaining import explain, explain_late
-    from .workbench.explorer.board import explore
+    from .workbench.explain.answers import explain, explain_late
+    from .workbench.explorer.opening import explore
     from .workbench.importing import import_pprof
     from .workbench.report import write_report
 
@@ -77,9 +77,9 @@ _SOURCES = {
     "compact": "runs.compaction:compact",
     "datasets": "datasets",
     "deliver": "capture.frames.sinks:deliver",
-    "explain": "workbench.explaining:explain",
-    "explain_late": "workbench.explaining:explain_late",
-    "explore": "workbench.explorer.board:explore",
+    "explain": "workbench.explain.answers:explain",
+    "explain_late": "workbench.explain.answers:explain_late",
+    "explore": "workbench.explorer.opening:explore",
     "gpu_scope": "capture.gpu.scope:gpu_scope",
     "holders": "capture.gpu.holding.holders:holders",
     "hostcuda": "capture.gpu.hostcuda",

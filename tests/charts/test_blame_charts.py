@@ -13,8 +13,9 @@ import pytest
 from tests.charts.drawing import svg_of, title_of
 from vidlab.analysis.blame import CAUSES
 from vidlab.analysis.causewords import CAUSE_WORDS
-from vidlab.charts import blame, theme, waterfall
+from vidlab.charts import blame, explorer, theme, waterfall
 from vidlab.charts.theme import AnyChart
+from vidlab.workbench.explorer.drawn import STREAMS
 
 MS = 1_000_000
 BEGIN = 10**15
@@ -110,6 +111,15 @@ def test_any_two_causes_are_told_apart(eyes: str) -> None:
                 assert np.linalg.norm(lab[one] - lab[other]) > 11, f"{one} and {other} to {eyes}"
 
 
+@pytest.mark.parametrize("eyes", SEEN_BY)
+def test_no_stream_is_taken_for_a_codec(eyes: str) -> None:
+    seen = np.array(SEEN_BY[eyes])
+    for codec in ("h264", "hevc", "av1", "vp9", "mpeg2video", "mpeg4", "vp8", "mjpeg", None):
+        for stream in STREAMS:
+            apart = _lab(theme.codec_colour(codec), seen) - _lab(stream, seen)
+            assert np.linalg.norm(apart) > 11, f"{codec} and {stream} to {eyes}"
+
+
 def _lab(colour: str, seen: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
     """CIE L*a*b* of an sRGB colour as it is seen."""
     srgb = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
@@ -126,6 +136,18 @@ def test_a_cause_has_one_colour_on_all_charts() -> None:
         for cause, colour in colours(chart).items():
             assert theme.CAUSES[cause] == colour
     assert set(colours(shown[0])) == {"work", "queue_wait", "garbage_collection"}
+
+
+def test_the_explorer_names_causes_as_reports_do() -> None:
+    chart = waterfall.frame(parts(WAY)).to_dict()
+    there = explorer.specifications()["waterfall"]
+    colour, theirs = (spec["encoding"]["color"] for spec in (chart, there))
+    assert theirs["legend"]["labelExpr"] == colour["legend"]["labelExpr"]
+    assert dict(zip(*map(theirs["scale"].get, ("domain", "range")), strict=True)) == theme.CAUSES
+    assert there["transform"] == chart["transform"]
+    said = [{"field": "said", "title": "cause", "type": "nominal"}]
+    for spec in (chart, there):
+        assert [tip for tip in spec["encoding"]["tooltip"] if tip["title"] == "cause"] == said
 
 
 # --- one frame ------------------------------------------------------------------

@@ -50,10 +50,9 @@ def table(name: str, rows: Rows | None = None) -> pl.DataFrame:
     """Build a table of the schema from rows that name only what matters."""
     empty = pl.from_arrow(TABLES[name].arrow_schema.empty_table())
     assert isinstance(empty, pl.DataFrame)
-    extra = {"sample_rate": pl.Float64} if rows and "sample_rate" in rows[0] else {}
-    types = dict(empty.schema) | extra
+    types = dict(empty.schema) | ({"sample_rate": pl.Float64} if TABLES[name].event else {})
     return pl.DataFrame(
-        [{"pid": 1, "tid": 1, **row} for row in rows or ()],
+        [{"pid": 1, "tid": 1, "sample_rate": 1.0, **row} for row in rows or ()],
         schema={key: pl.String if type == pl.Categorical else type for key, type in types.items()},
     ).with_columns(pl.col(key).cast(type) for key, type in types.items())
 

@@ -28,8 +28,8 @@ def add_verbs(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from ..workbench import explaining
+    from ..workbench.explain import answers
 
-    found = explaining.as_asked(options.run, options)
+    found = answers.as_asked(options.run, options)
     print(json.dumps(found.facts(), indent=2) if options.json else found)
     return 0

@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 
 from ..runs.run import Run
-from ..workbench.explaining import explain_late
-from ..workbench.late_explained import LateExplanation
+from ..workbench.explain.answers import explain_late
+from ..workbench.explain.lateness import LateExplanation
 from . import backends
 from .faults import Fault
 from .performing import perform

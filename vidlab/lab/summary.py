@@ -6,7 +6,7 @@ import polars as pl
 
 from ..analysis import cpu, health, sampling
 from ..runs.run import Run
-from ..workbench.explaining import explain_late
+from ..workbench.explain.answers import explain_late
 from .diagnosis import Cause
 
 #: Stages and codecs of which it is told that they took most CPU time.

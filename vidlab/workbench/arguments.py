@@ -171,7 +171,7 @@ def thresholds(options: argparse.Namespace) -> Thresholds:
 def add_explain(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vidlab explain`, but for the run: which frames, and when they are late.
 
-    What these options come to: `explaining.as_asked`.
+    What these options come to: `explain.answers.as_asked`.
     """
     which = parser.add_mutually_exclusive_group()
     which.add_argument(

@@ -121,10 +121,10 @@ class VidlabMagics:
         options = _parsed(self._explain_parser, _words(line))
         if options is None:
             return None
-        from . import explaining  # of polars and altair, which a recording does without
+        from .explain import answers  # of polars and altair, which a recording does without
 
         with _told():
-            found = explaining.as_asked(self._run(options.run), options)
+            found = answers.as_asked(self._run(options.run), options)
             if not options.json:
                 return found
             print(json.dumps(found.facts(), indent=2))  # noqa: T201  # what a cell shows

@@ -50,7 +50,8 @@ def around(
         lived = pl.col("t_ns").is_between(known["t_ns"].min(), known["t_end_ns"].max())
         of_stream = pl.col("stream_id").cast(pl.String).is_in(streams.implode())
         rows = run.scan("queue_depths").filter(*_labelled(run, there, of_stream), lived)
-        found["queue_depths"] = tables.plain(rows.collect().filter(of_stream).sort("t_ns"))
+        touches = rows.collect(engine="streaming").filter(of_stream)
+        found["queue_depths"] = tables.plain(touches.sort("t_ns"))
     return found
 
 

@@ -22,8 +22,8 @@ CORRUPT_INPUT, UNEXPLAINED = "corrupt_input", "unexplained"
 #: The stage of time that no span covers.
 NO_STAGE = "(between stages)"
 
-#: What the names of queues begin with that already say where they are.
-_PLACES = ("before ", "after ", "in ", "between ", "to ", "from ")
+#: What the names of queues begin with that say where they are.
+PLACES = ("before ", "after ", "in ", "between ", "to ", "from ")
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Cause:
         """Return the words with the stage, or the queue: "queue wait before encode"."""
         if stage is None or stage == NO_STAGE:
             return self.words
-        if self.name == QUEUE_WAIT and not stage.startswith(_PLACES):
-            stage = f"in {stage!r}"
+        if stage.startswith(PLACES):  # "in before encode" is no English
+            return f"{self.words} {stage}"
         return f"{self.words} {self.where.format(stage=stage)}"
 
 
@@ -130,7 +130,7 @@ _ALL = (
     Cause(
         QUEUE_WAIT,
         "queue wait",
-        "{stage}",
+        "in {stage!r}",
         "Frames",
         "Runtime",
         "see what the stage after the queue does meanwhile: speed it up, or run several of it; "

@@ -11,7 +11,6 @@ from ...errors import InputError
 from ...runs.run import Run
 from .. import tables
 from . import behind, lives, stalls
-from .baseline import PICTURE
 from .parts import KINDS, parts
 from .pieces import TOLD
 
@@ -85,6 +84,8 @@ class OneFrame:
     run : Run
     frame : int
         Its number.
+    row : polars.DataFrame, optional
+        Its row of the table `frames`, with all columns, for those who have read it.
 
     Raises
     ------
@@ -92,21 +93,14 @@ class OneFrame:
         As of `waterfall`.
     """
 
-    def __init__(self, run: Run, frame: int) -> None:
+    def __init__(self, run: Run, frame: int, row: pl.DataFrame | None = None) -> None:
         if isinstance(frame, bool) or not isinstance(frame, int) or not 0 <= frame < 1 << 64:
             raise InputError(f"a frame is named by its number, not {frame!r}: {_HOW_TO_FIND}")
         self._run = run
         self._number = frame
-        self._row = self._of("frames", _ROW)
+        self._row = self._of("frames", _ROW) if row is None else row
         if not self._row.height:
             raise InputError(f"the run has no frame {frame}: {_HOW_TO_FIND}")
-
-    @property
-    def picture_type(self) -> str | None:
-        """The type of its picture: I, P, B, …; None if it never came out of the decoder."""
-        if PICTURE not in self._row.columns:
-            return None
-        return tables.plain(self._row.select(PICTURE)).item()  # type: ignore[no-any-return]
 
     @cached_property
     def parts(self) -> pl.DataFrame:

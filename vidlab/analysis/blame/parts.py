@@ -229,9 +229,9 @@ class _Told:
 
 def _alone(spans: pl.DataFrame) -> tuple[Ints, Ints, Ints]:
     """How long each span was without its inner ones, on a CPU (-1: not known), waiting for one."""
-    cpu_ns = pl.col("cpu_ns").fill_null(-1)
-    own = spans.select("duration_ns", cpu_ns, pl.col("runqueue_ns").fill_null(0))
-    alone, cpu, waited = (own[name].fill_null(0).to_numpy().copy() for name in own.columns)
+    known = {"duration_ns": 0, "cpu_ns": -1, "runqueue_ns": 0}
+    own = spans.select(pl.col(name).fill_null(unknown) for name, unknown in known.items())
+    alone, cpu, waited = (own[name].to_numpy().copy() for name in known)
     inner, around = _nested(spans)
     if not inner.size:
         return alone, cpu, waited

@@ -9,12 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from ..analysis import blame, latency
-from ..analysis.blame import causes
-from . import bars, cause_evidence, frameids, late_told, late_topics
-from .late_told import Told, said_seconds
-from .late_topics import Topic
-from .slices import Slice
+from ...analysis import blame, latency, tables
+from ...analysis.blame import causes
+from ..slices import Slice
+from . import bars, sentences
+from .evidence import Evidence
+from .sentences import Told, said_seconds
+from .topics import Topic, found_in, weight
 
 #: Causes whose evidence is read for sentences, at most, and the least share of these.
 MOST_READ, LEAST_SHARE = 10, 0.02
@@ -33,7 +34,8 @@ MOST_FACTS, LEAST_FACT = 100, 0.001
 _LABELS = ("stream_id", "codec", "gpu")
 
 #: What is read of the table `frames`.
-_COLUMNS = (*frameids.COLUMNS, "picture_type", "pid", "sample_rate")
+_COLUMNS = ("frame", "seq", "stream_id", "codec", "gpu", "t_demux_ns", "t_done_ns", "fate",
+            "picture_type", "pid", "sample_rate")  # fmt: skip
 
 
 class LateExplanation:
@@ -58,9 +60,8 @@ class LateExplanation:
 
     def __init__(self, part: Slice) -> None:
         self.part = part
-        columns = [name for name in _COLUMNS if name in part.scan("frames").collect_schema()]
         self.frames = latency.late(
-            part.scan("frames").select(columns), part.scan("streams"), part.deadline
+            part.scan("frames").select(_COLUMNS), part.scan("streams"), part.deadline
         )
         chosen = [
             pl.col(label).cast(pl.String) == str(value)
@@ -77,18 +78,23 @@ class LateExplanation:
     @cached_property
     def delivered(self) -> int:
         """How many frames were delivered; a sampled one counts for all it stands for."""
-        return late_topics.weight(self.frames)
+        return weight(self.frames)
 
     @cached_property
     def late(self) -> int:
         """How many of them were late."""
-        return late_topics.weight(self.frames.filter("late"))
+        return weight(self.frames.filter("late"))
 
     @cached_property
     def corrupt(self) -> int:
         """How many frames were lost as corrupt."""
+        return weight(self._lost)
+
+    @cached_property
+    def _lost(self) -> pl.DataFrame:
         fate = pl.col("fate").cast(pl.String)
-        return late_topics.weight(self.part.scan("frames").filter(fate == "corrupt").collect())
+        rows = self.part.scan("frames").filter(fate == "corrupt").select(_COLUMNS)
+        return tables.plain(rows.collect())
 
     @property
     def seconds(self) -> float:
@@ -106,12 +112,12 @@ class LateExplanation:
     @cached_property
     def topics(self) -> list[Topic]:
         """The causes by stage or queue, the worst first; small ones are left out."""
-        told = late_topics.topics(self.blamed)
+        told = found_in(self.blamed)
         return [topic for topic in told if topic.share >= LEAST_SHARE][:MOST_READ]
 
     @cached_property
     def evidence(self) -> list[dict[str, Any]]:
-        """What stands behind each of `topics` (`cause_evidence.Evidence.of`)."""
+        """What stands behind each of `topics` (`Evidence.of`)."""
         return self._evidence.of([topic.blamed for topic in self.topics])
 
     @cached_property
@@ -122,13 +128,13 @@ class LateExplanation:
 
     @cached_property
     def _joined(self) -> list[Told]:
-        return late_told.joined(self.topics, self.evidence, self.blamed)
+        return sentences.joined(self.topics, self.evidence, self.blamed)
 
     def headline(self) -> str:
         """Return how many frames were late, and how many lost as corrupt."""
         lost = f", {_many(self.corrupt)} lost as corrupt" if self.corrupt else ""
         if not self.frames.height:
-            if not late_topics.weight(self.part.run.scan("frames").head(1).collect()):
+            if not weight(self.part.run.scan("frames").head(1).collect()):
                 return f"{self.part.run.path} has no frames: nothing can be late"
             return f"No frame was delivered{lost}"
         known = self.frames["late"].count()
@@ -229,7 +235,7 @@ class LateExplanation:
 
     def chart(self) -> Any:
         """Return what made each stream's frames late: stacked bars, a colour a cause."""
-        from ..charts import blame as blame_charts
+        from ...charts import blame as blame_charts
 
         return blame_charts.by_stream(self.ranked, lost=self.part.lost("spans", "frames"))
 
@@ -269,7 +275,7 @@ class LateExplanation:
                     "frames": row["frames"],
                     **{name: row[name] for name in (*_LABELS, "stage")},
                     "bottleneck": row["stage"]
-                    if row["cause"] in late_told.OWN
+                    if row["cause"] in sentences.OWN
                     else facts.get("bottleneck"),
                     "evidence": facts,
                 }
@@ -287,13 +293,11 @@ class LateExplanation:
     # --- inside -----------------------------------------------------------------
 
     @cached_property
-    def _evidence(self) -> cause_evidence.Evidence:
-        columns = ("frame", "pid", "t_demux_ns", "t_done_ns")
-        late = self.frames.filter(pl.col("late").fill_null(value=False)).select(columns)
-        fate = pl.col("fate").cast(pl.String)
-        lost = self.part.scan("frames").filter(fate == "corrupt").select(columns).collect()
-        frames = pl.concat([late, lost])
-        return cause_evidence.Evidence(self.part.run, frames, self.blamed, self._compared)
+    def _evidence(self) -> Evidence:
+        columns = ("frame", "stream_id", "seq", "pid", "t_demux_ns", "t_done_ns")
+        late = self.frames.filter(pl.col("late").fill_null(value=False))
+        frames = pl.concat([late.select(columns), self._lost.select(columns)])
+        return Evidence(self.part.run, frames, self.blamed, self._compared)
 
     @property
     def _compared(self) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ..analysis import tables
-from ..analysis.blame import causes
+from ...analysis import tables
+from ...analysis.blame import causes
 
 #: What strikes all of a process is one cause, whichever the stages that it struck.
 EVERYWHERE = (causes.GARBAGE_COLLECTION, causes.GIL, causes.RUN_QUEUE)
@@ -33,24 +33,18 @@ class Topic:
         The stage or queue with most of it.
     blamed : polars.DataFrame
         Its rows of what `analysis.blame.per_frame` returned.
-    whose : str
-        Of which frames, in words.
     seconds, share : float
         Beyond the usual, and of all that is.
-    frames : int
-        How many frames it struck.
     """
 
     cause: str
     stage: str | None
     blamed: pl.DataFrame
-    whose: str
     seconds: float
     share: float
-    frames: int
 
 
-def topics(blamed: pl.DataFrame) -> list[Topic]:
+def found_in(blamed: pl.DataFrame) -> list[Topic]:
     """Return what is said together, the worst first.
 
     A cause is told once for each stage or queue that it struck, or once if it strikes a whole
@@ -63,19 +57,13 @@ def topics(blamed: pl.DataFrame) -> list[Topic]:
     """
     struck = blamed.filter(pl.col("blamed_ns") > 0)
     total = float(_seconds(struck, [])["seconds"].sum())
-    streams = struck["stream_id"].drop_nulls().n_unique()
-    codecs = struck["codec"].n_unique()
     place = pl.when(~pl.col("cause").is_in(EVERYWHERE)).then("stage")
     found = [
-        Topic(cause, stage, part, _whose(own, streams, codecs), seconds, seconds / total,
-              weight(part.unique("frame")))
+        Topic(cause, _most_struck(part), part, seconds, seconds / total)
         for (cause,), rows in struck.group_by("cause", maintain_order=True)
         for _, here in rows.group_by(place.alias("place"), maintain_order=True)
-        for part in _split(here)
-        for own in [_seconds(part, _STREAM)]
-        for stage in [_seconds(part, ["stage"])["stage"][0]]
-        for seconds in [float(own["seconds"].sum())]
-    ]  # fmt: skip
+        for part, seconds in _split(here)
+    ]
     return sorted(found, key=lambda topic: (-topic.seconds, topic.cause, topic.stage or ""))
 
 
@@ -86,11 +74,22 @@ def whose(topics: Sequence[Topic], blamed: pl.DataFrame) -> str:
     ----------
     topics : sequence of Topic
     blamed : polars.DataFrame
-        What `topics` was given.
+        What `found_in` was given.
     """
+    of_topics = _seconds(pl.concat([topic.blamed for topic in topics]), _STREAM)
+    if of_topics.height == 1:
+        stream, codec, _ = of_topics.row(0)
+        said = f"stream {stream}" if stream is not None else "frames without a stream"
+        return f"{said} ({codec})" if codec else said
     struck = blamed.filter(pl.col("blamed_ns") > 0)
-    own = _seconds(pl.concat([topic.blamed for topic in topics]), _STREAM)
-    return _whose(own, struck["stream_id"].drop_nulls().n_unique(), struck["codec"].n_unique())
+    several = struck["codec"].n_unique() > 1
+    names = of_topics["stream_id"].drop_nulls().unique(maintain_order=True)
+    own = of_topics["codec"].unique()
+    of_codec = f" ({own[0]})" if own.len() == 1 and own[0] and several else ""
+    if names.len() <= _NAMED:
+        return f"streams {', '.join(names)}{of_codec}"
+    of = struck["stream_id"].drop_nulls().n_unique()
+    return f"{'all' if names.len() == of else f'{names.len():,} of'} {of:,} streams{of_codec}"
 
 
 def weight(frames: pl.DataFrame) -> int:
@@ -100,16 +99,26 @@ def weight(frames: pl.DataFrame) -> int:
     return count
 
 
-def _split(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """A cause at a place, as one; or as that of a stream that has most of it, and the rest."""
+def _most_struck(rows: pl.DataFrame) -> str:
+    """The stage or queue with most of it."""
+    several = rows["stage"].n_unique() > 1
+    most: str = (_seconds(rows, ["stage"]) if several else rows)["stage"][0]
+    return most
+
+
+def _split(rows: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, float]]:
+    """A cause at a place, as one; or as that of a stream that has most of it, and the rest.
+
+    Each with its seconds.
+    """
     streams = _seconds(rows, _STREAM)
     shares = [*streams["seconds"].head(2), 0.0]
     if shares[0] >= _ALONE * sum(streams["seconds"]) and shares[0] >= _TIMES * shares[1]:
         first = pl.col("stream_id").eq_missing(pl.lit(streams["stream_id"][0], pl.String))
-        yield rows.filter(first)
-        rows = rows.filter(~first)
+        yield rows.filter(first), float(streams.filter(first)["seconds"].sum())
+        rows, streams = rows.filter(~first), streams.filter(~first)
     if rows.height:
-        yield rows
+        yield rows, float(streams["seconds"].sum())
 
 
 def _seconds(rows: pl.DataFrame, by: list[str]) -> pl.DataFrame:
@@ -118,17 +127,3 @@ def _seconds(rows: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     known = tables.weighted(rows.lazy())
     summed = known.group_by(by).agg(seconds=spent) if by else known.select(seconds=spent)
     return summed.sort("seconds", *by, descending=[True, *[False] * len(by)]).collect()
-
-
-def _whose(streams: pl.DataFrame, of: int, codecs: int) -> str:
-    """Whose frames these are, of so many streams and codecs that were struck by anything."""
-    if streams.height == 1:
-        stream, codec, _ = streams.row(0)
-        said = f"stream {stream}" if stream is not None else "frames without a stream"
-        return f"{said} ({codec})" if codec else said
-    names = streams["stream_id"].drop_nulls().unique(maintain_order=True)
-    own = streams["codec"].unique()
-    of_codec = f" ({own[0]})" if own.len() == 1 and own[0] and codecs > 1 else ""
-    if names.len() <= _NAMED:
-        return f"streams {', '.join(names)}{of_codec}"
-    return f"{'all' if names.len() == of else f'{names.len():,} of'} {of:,} streams{of_codec}"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.workbench.made_pipelines import LIMIT, Stage, pipeline
 from tests.workbench.made_runs import CAM_1, CAM_3, MS, Story, made_run
-from vidlab.workbench.late_explained import LateExplanation
+from vidlab.workbench.explain.lateness import LateExplanation
 from vidlab.workbench.slices import Slice
 
 #: Frames of which something is slow.
@@ -156,20 +156,6 @@ def reordered(made: Story) -> Story:
     for row in made.tables["frames"]:
         row["picture_type"] = "P"
     return made
-
-
-@pytest.mark.parametrize(
-    ("picture", "said"), [("B", "encode the input without B-frames"), ("P", "has no B-frames")]
-)
-def test_reordering_is_only_put_down_to_b_frames_that_are_there(picture: str, said: str) -> None:
-    made = Story()
-    made.stream(CAM_3, "cam-3", "av1", 3)
-    for seq in range(60):
-        kept = 250 if seq in SLOW else 10
-        made.frame(CAM_3, seq, [("decode", "service", 2), ("decode", "reorder", kept)])
-        made.tables["frames"][-1]["picture_type"] = picture
-    [advice] = late(made).advice()
-    assert said in advice
 
 
 def test_reordering_in_a_decoder_that_is_held_up_is_part_of_that_wait() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from ..analysis.blame.intervals import Disjoint, disjoint, overlaps, rest
+from ...analysis.blame.intervals import Disjoint, disjoint, overlaps, rest
 
 
 def times_of(spans: pl.DataFrame) -> Disjoint:

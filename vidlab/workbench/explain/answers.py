@@ -8,12 +8,12 @@ import os
 
 import polars as pl
 
-from ..errors import InputError
-from ..runs.run import Run, open_run
+from ...errors import InputError
+from ...runs.run import Run, open_run
+from ..slices import Slice
 from . import frameids
-from .explained import Explanation
-from .late_explained import LateExplanation
-from .slices import Slice
+from .frame import Explanation
+from .lateness import LateExplanation
 
 AnyRun = Run | str | os.PathLike[str]
 

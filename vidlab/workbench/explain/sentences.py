@@ -9,34 +9,14 @@ from typing import Any
 
 import polars as pl
 
-from ..analysis import blame
-from ..analysis.blame import causes
-from ..analysis.causewords import CAUSE_WORDS
-from . import cause_evidence, late_topics, stage_did
-from .late_topics import Topic
+from ...analysis import blame
+from ...analysis.blame import causes
+from ...analysis.causewords import CAUSE_WORDS
+from . import advice, deeds, numbers
+from .topics import EVERYWHERE, Topic, weight, whose
 
 #: Causes that are a stage's own: told with the waits for it, if it is what they wait for.
 OWN = (causes.WORK, causes.ASLEEP, causes.IO, causes.ALLOCATOR)
-
-#: What to do about reordering where there is nothing to reorder.
-_NO_B_FRAMES = (
-    "the stream has no B-frames: the decoder's threads hold pictures back, each one, until "
-    "more packets come; give it fewer"
-)
-
-#: What to do about a stage that others wait for, by what it did, or what takes it long; or
-#: about a cause. Shorter than `Cause.advice`, which has a line for itself.
-_FASTER = "make it cheaper, or run several of it; longer queues do not help"
-_DO_OF = {
-    stage_did.AWAY: "see what its thread does between frames: it leaves what waits",
-    stage_did.ELSEWHERE: "give these frames a thread of their own",
-    causes.WORK: "make it cheaper, or run several of it: see its CPU flame graph",
-    causes.ASLEEP: "find what it sleeps for: its stacks show where it is off the CPU",
-    causes.IO: "read ahead, or move reading and writing off the frames' way",
-    causes.RUN_QUEUE: "more CPUs, or fewer threads: codecs start one a CPU",
-    causes.GIL: "give the thread that holds it a process of its own",
-    causes.ALLOCATOR: "let the pool keep its memory, and fill it before the first frame",
-}
 
 Facts = dict[str, Any]
 
@@ -50,7 +30,7 @@ class Told:
     topics : tuple of Topic
         One cause; or the waits for one stage, and what is that stage's own, the worst first.
     evidence : tuple of dict
-        What stands behind each (`cause_evidence.Evidence.of`).
+        What stands behind each (`evidence.Evidence.of`).
     whose : str
         Of which frames, in words.
     """
@@ -73,7 +53,7 @@ class Told:
     def frames(self) -> int:
         """How many frames it struck."""
         blamed = pl.concat([topic.blamed for topic in self.topics])
-        return late_topics.weight(blamed.unique("frame"))
+        return weight(blamed.unique("frame"))
 
     @property
     def causes(self) -> set[str]:
@@ -82,7 +62,7 @@ class Told:
 
     @property
     def bottleneck(self) -> Facts | None:
-        """What the stage did that all of it waited for (`stage_did.Did.facts`), if any."""
+        """What the stage did that all of it waited for (`deeds.Did.facts`), if any."""
         return next((did for facts in self.evidence if (did := facts.get("bottleneck_did"))), None)
 
     # --- in words ---------------------------------------------------------------
@@ -92,7 +72,7 @@ class Told:
         did = self.bottleneck
         if len(self.topics) == 1 or did is None:
             topic = self.topics[0]
-            everywhere = short and topic.cause in late_topics.EVERYWHERE
+            everywhere = short and topic.cause in EVERYWHERE
             return CAUSE_WORDS[topic.cause] if everywhere else _words(topic)
         is_own = any(topic.cause in OWN for topic in self.topics)
         return f"{did['stage']} and waits for it" if is_own else f"waits for {did['stage']}"
@@ -103,11 +83,11 @@ class Told:
         did = self.bottleneck
         if len(self.topics) == 1 or did is None:
             topic, facts = self.topics[0], self.evidence[0]
-            numbers = cause_evidence.said(topic.cause, facts)
+            measured = numbers.said(topic.cause, facts)
             told = f"{self.whose}: {self.name()}, {took}"
-            return f"{told}; {numbers}" if numbers else told
+            return f"{told}; {measured}" if measured else told
         waits = ", ".join(self._waits(did["stage"]))
-        return f"{self.whose}: {self.name()}, {took}: {waits}; {stage_did.said(did)}"
+        return f"{self.whose}: {self.name()}, {took}: {waits}; {deeds.said(did)}"
 
     def _waits(self, stage: str) -> list[str]:
         """The waits for a stage: for it itself first, then those that are held up by it."""
@@ -118,7 +98,7 @@ class Told:
             is_queue = topic.cause == causes.QUEUE_WAIT
             words = _words(topic).removeprefix("queue wait ")
             if is_queue and facts["stage_did"]["stage"] == stage:
-                depth = cause_evidence.depth_said(facts)
+                depth = numbers.depth_said(facts)
                 here.append(f"{words} ({depth})" if depth else words)
             else:
                 behind.append(words)
@@ -132,20 +112,17 @@ class Told:
         if did is None:
             if topic.cause == causes.UNEXPLAINED:
                 return ""
-            if topic.cause == causes.REORDERING and facts.get("b_frames") is False:
-                return f"{CAUSE_WORDS[topic.cause]}: {_NO_B_FRAMES}"
-            short = _DO_OF.get(topic.cause, blame.CAUSES[topic.cause].advice)
+            short = advice.in_short(topic.cause, facts.get("b_frames"))
             return f"{CAUSE_WORDS[topic.cause]}: {short}"
-        told = _DO_OF.get(did["did"], _DO_OF.get(stage_did.most_spent(did), _FASTER))
-        return f"{did['stage']}: {told}"
+        return f"{did['stage']}: {advice.of_stage(did)}"
 
     def more(self) -> str:
         """Return the engine that would tell more about it; "" if none would."""
         did = self.bottleneck
         if did is None:
             return blame.CAUSES[self.topics[0].cause].more
-        away = did["did"] == stage_did.AWAY
-        cause = causes.ASLEEP if away else stage_did.most_spent(did) or causes.WORK
+        away = did["did"] == deeds.AWAY
+        cause = causes.ASLEEP if away else deeds.most_spent(did) or causes.WORK
         return blame.CAUSES[cause].more
 
 
@@ -158,9 +135,9 @@ def joined(topics: Sequence[Topic], evidence: Sequence[Facts], blamed: pl.DataFr
     Parameters
     ----------
     topics, evidence : sequence
-        As `late_topics.topics` and `cause_evidence.Evidence.of` return them.
+        As `topics.found_in` and `evidence.Evidence.of` return them.
     blamed : polars.DataFrame
-        What `late_topics.topics` was given.
+        What `topics.found_in` was given.
     """
     groups: dict[Any, list[int]] = {}
     for number, (topic, facts) in enumerate(zip(topics, evidence, strict=True)):
@@ -181,7 +158,7 @@ def joined(topics: Sequence[Topic], evidence: Sequence[Facts], blamed: pl.DataFr
         Told(
             tuple(topics[number] for number in members),
             tuple(evidence[number] for number in members),
-            late_topics.whose([topics[number] for number in members], blamed),
+            whose([topics[number] for number in members], blamed),
         )
         for members in groups.values()
     ]
@@ -198,8 +175,8 @@ def said_seconds(seconds: float) -> str:
 def _words(topic: Topic) -> str:
     """A cause and where it struck; where it struck most, if that is at several stages."""
     if not topic.stage or topic.blamed["stage"].n_unique() == 1:
-        return cause_evidence.words(topic.cause, topic.stage)
-    own = topic.stage.startswith(stage_did.PLACES)
+        return blame.CAUSES[topic.cause].said(topic.stage)
+    own = topic.stage.startswith(causes.PLACES)
     place = topic.stage if own else f"in {topic.stage}"
     return f"{blame.CAUSES[topic.cause].said(None)} (most of it {place})"
 

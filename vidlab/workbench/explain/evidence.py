@@ -1,12 +1,11 @@
 """What stands behind a cause: a few numbers of the run's tables, for people and machines.
 
-One look at the tables serves both: `Evidence.of` returns the numbers, `said` puts them into
-words.
+One look at the tables serves both: `Evidence.of` returns the numbers, and `numbers.said` puts
+them into words.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,13 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .. import sizes
-from ..analysis import blame, tables, wakeups
-from ..analysis.blame import causes
-from ..analysis.blame.intervals import Disjoint, disjoint, overlaps
-from ..analysis.saying import ms, times
-from ..runs.run import Run
-from . import covered, frameids, stage_did
+from ...analysis import tables, wakeups
+from ...analysis.blame import causes
+from ...analysis.blame.intervals import Disjoint, disjoint, overlaps
+from ...runs.run import Run
+from . import advice, deeds, frameids, unions, ways
 
 #: Frames of a cause that are looked at more closely: those it took most of.
 LOOKED_AT = 200
@@ -30,12 +27,6 @@ EXAMPLES = 3
 
 #: Causes of which the run's tables are read: it takes a moment each.
 MOST = 12
-
-#: A thread that has the CPU in fewer of the waits for the GIL is not named.
-_HOLDS = 0.2
-
-#: A queue is at its limit if it is for this share of the time.
-_FULL = 0.5
 
 #: The table by which each cause is known, unless a finer one was recorded.
 _TABLES = {
@@ -57,7 +48,8 @@ class Evidence:
     ----------
     run : Run
     frames : polars.DataFrame
-        `frame`, `pid`, `t_demux_ns` and `t_done_ns` of those that are blamed on something.
+        `frame`, `stream_id`, `seq`, `pid`, `t_demux_ns` and `t_done_ns` of those that are
+        blamed on something.
     blamed : polars.DataFrame
         What `analysis.blame.per_frame` returned of them.
     compared : bool
@@ -71,6 +63,7 @@ class Evidence:
         self.frames = frames
         self._blamed = blamed
         self._compared = compared
+        self._names: dict[int, str] = {}
         self._more: dict[str, Callable[[pl.DataFrame], Facts]] = {
             causes.QUEUE_WAIT: self._queue,
             causes.GARBAGE_COLLECTION: self._collections,
@@ -99,7 +92,7 @@ class Evidence:
             `vidlab explain --frame` takes them), `late_ms` and `usual_ms` (the medians of one
             frame; `usual_ms` is null if no frame was punctual); of the first, `rows` (of the
             table, that were looked at) and what else is known of such a cause. Of a wait that
-            is `stage_did` and `bottleneck_did` (`stage_did.Did.facts`: of the stage after the
+            is `stage_did` and `bottleneck_did` (`deeds.Did.facts`: of the stage after the
             queue, and of the one that all waited for, `bottleneck`).
         """
         if not topics:
@@ -113,7 +106,7 @@ class Evidence:
         looked_at = ranked.group_by("topic", maintain_order=True).head(LOOKED_AT)
         medians = each.group_by("topic").agg(pl.col("total_ns", "typical_ns").median())
         examples = ranked.group_by("topic", maintain_order=True).head(EXAMPLES)
-        names = frameids.called(self.run, examples["frame"])
+        names = self._called(examples["frame"])
         found: list[Facts] = []
         for topic, total_ns, typical_ns in medians.sort("topic").iter_rows():
             cause = topics[topic]["cause"][0]
@@ -136,7 +129,15 @@ class Evidence:
         """Return what the frame is called that most time is blamed on; None without frames."""
         sums = blamed.group_by("frame").agg(pl.col("blamed_ns").sum())
         most = sums.sort("blamed_ns", "frame", descending=[True, False])["frame"].head(1)
-        return frameids.called(self.run, most)[most[0]] if most.len() else None
+        return self._called(most)[most[0]] if most.len() else None
+
+    def _called(self, frames: pl.Series) -> dict[int, str]:
+        """What these frames are called: as of `frameids.called`."""
+        if not all(frame in self._names for frame in frames):
+            rows = self.frames.filter(pl.col("frame").is_in(frames.implode()))
+            named = frameids.named(self.run, rows)
+            self._names |= {frame: str(frame) for frame in frames} | named
+        return self._names
 
     # --- waits ------------------------------------------------------------------
 
@@ -158,47 +159,37 @@ class Evidence:
     def _reordering(self, blamed: pl.DataFrame) -> Facts:
         """Whether the decoder itself was held up meanwhile, and whether there are B-frames."""
         stage, stream, way = self._most(blamed)
-        facts: Facts = {"stream_id": stream, **self._pictures(stream)}
+        stream_of = pl.col("stream_id").cast(pl.String).eq_missing(pl.lit(stream, pl.String))
+        b_frames = advice.has_b_frames(self.run.scan("frames").filter(stream_of))
+        facts: Facts = {"stream_id": stream}
+        facts |= {} if b_frames is None else {"b_frames": b_frames}
         during = self._during_of(way, blamed, stage, "reorder")
         if not during:
             return facts
         before = way.steps.filter(pl.col("kind") == "reorder", pl.col("stage") == stage)["before"]
         chain = way.chain(before.mode().sort()[0], during)
-        held = bool(chain) and chain[0].most == stage_did.HELD_UP
+        held = bool(chain) and chain[0].most == deeds.HELD_UP
         return facts | (_bottleneck(chain) if held else {})
 
-    def _most(self, blamed: pl.DataFrame) -> tuple[str, str | None, stage_did.Way]:
+    def _most(self, blamed: pl.DataFrame) -> tuple[str, str | None, ways.Way]:
         """The stage or queue, and the stream, with most of it; and the way of its frames."""
         place = ["stage", "stream_id"]
         most = blamed.group_by(place).agg(pl.col("blamed_ns").sum())
         stage, stream, _ = most.sort("blamed_ns", *place, descending=[True, False, False]).row(0)
         own = blamed.filter(pl.col("stream_id").eq_missing(pl.lit(stream, pl.String)))
         frames = own["frame"].unique()
-        spans = stage_did.spans_of(self.run, frames, *self._lives(frames))
-        return stage, stream, stage_did.Way(self.run, spans, stream, self._blamed, self._queues)
+        spans = ways.spans_of(self.run, frames, *self._lives(frames))
+        return stage, stream, ways.Way(self.run, spans, stream, self._blamed, self._queues)
 
     @cached_property
     def _queues(self) -> list[str]:
-        return stage_did.queues_of(self.run)
+        return ways.queues_of(self.run)
 
-    def _during_of(
-        self, way: stage_did.Way, blamed: pl.DataFrame, stage: str, kind: str
-    ) -> Disjoint:
+    def _during_of(self, way: ways.Way, blamed: pl.DataFrame, stage: str, kind: str) -> Disjoint:
         """When these frames were in this queue, or held back by this stage."""
         own = blamed.filter(pl.col("stage") == stage)["frame"].unique().implode()
         waits = pl.col("frame").is_in(own) & (pl.col("kind") == kind) & (pl.col("stage") == stage)
-        return covered.times_of(way.steps.filter(waits))
-
-    def _pictures(self, stream: str | None) -> Facts:
-        """Whether a stream has pictures that are shown in another order than they come."""
-        own = pl.col("stream_id").cast(pl.String).eq_missing(pl.lit(stream, pl.String))
-        kind = pl.col("picture_type").cast(pl.String)
-        known, b_frames, reordered = (
-            self.run.scan("frames").filter(own)
-            .select(kind.count(), (kind == "B").sum().alias("b"), pl.col("reordered").sum())
-            .collect().row(0)
-        )  # fmt: skip
-        return {"b_frames": bool(b_frames or reordered)} if known else {}
+        return unions.times_of(way.steps.filter(waits))
 
     # --- the interpreter, the machine, the driver -------------------------------
 
@@ -300,81 +291,16 @@ class Evidence:
 _SECOND = 1_000_000_000
 
 
-def words(cause: str, stage: str | None) -> str:
-    """Return a cause and where it struck: "queue wait before encode"."""
-    told = blame.CAUSES[cause].said(stage)
-    # The names of some queues say where they are: "in before encode" is no English.
-    return re.sub(rf" (in|during|of|by) (?={'|'.join(stage_did.PLACES)})", " ", told)
-
-
-def said(cause: str, facts: Facts) -> str:
-    """Return the numbers behind a cause in words, "" if there are none worth them."""
-    if cause == causes.QUEUE_WAIT:
-        return _queue_said(facts)
-    if cause == causes.GARBAGE_COLLECTION and facts.get("longest_ms"):
-        longest = (
-            f"the longest {_said_ms(facts['longest_ms'])}, of generation {facts['generation']}"
-        )
-        return f"{times(facts['rows'], 'collection')}, {longest}"
-    if cause == causes.GIL:
-        held = (f"; {facts['held_by']} had the CPU in {facts['held_share']:.0%} of the waits"
-                if facts.get("held_share", 0) >= _HOLDS else "")  # fmt: skip
-        return f"by estimate{held}"
-    if cause == causes.ALLOCATOR and facts.get("median_bytes"):
-        return (f"{times(facts['allocated'], 'driver allocation')} of {facts['kind']} memory, "
-                f"{sizes.say(facts['median_bytes'])} typically, "
-                f"the longest took {_said_ms(facts['longest_ms'])}")  # fmt: skip
-    if cause == causes.IO and facts.get("longest_ms"):
-        return f"the longest wait {_said_ms(facts['longest_ms'])}"
-    usual = _usual_said(facts)
-    if cause == causes.RUN_QUEUE and facts.get("cpus"):
-        return f"{usual}; the machine has {times(facts['cpus'], 'CPU')}"
-    return usual
-
-
-def _usual_said(facts: Facts) -> str:
-    if facts["late_ms"] is None:
-        return ""
-    usually = {None: "", 0.0: ", usually none"}.get(
-        facts["usual_ms"], f", usually {_said_ms(facts['usual_ms'] or 0)}"
-    )
-    return f"{_said_ms(facts['late_ms'])} a frame{usually}"
-
-
-def _queue_said(facts: Facts) -> str:
-    depth, did = depth_said(facts), facts.get("stage_did")
-    taker = stage_did.said(did) if did else ""
-    last = facts.get("bottleneck_did")
-    if did and last and last["stage"] != did["stage"]:
-        taker += f"; {stage_did.said(last)}"
-    return f"{depth} ({taker})" if depth and taker else depth or taker
-
-
-def depth_said(facts: Facts) -> str:
-    """Return how full a queue was, in words; "" if that is not known."""
-    if facts.get("full_share", 0) >= _FULL:
-        return f"depth at its limit of {facts['capacity']}"
-    if facts.get("capacity"):
-        return f"{facts['mean_depth']:.1f} of {facts['capacity']} places taken"
-    if facts.get("max_depth"):
-        return f"up to {facts['max_depth']} frames in it, and no limit"
-    return ""
-
-
-def _bottleneck(chain: list[stage_did.Did]) -> Facts:
+def _bottleneck(chain: list[deeds.Did]) -> Facts:
     """What the stage did, and which one, further down, all of it waited for."""
     if not chain:
         return {}
     facts: Facts = {"stage_did": chain[0].facts(), "bottleneck": None, "bottleneck_did": None}
     # A last one that is held up has a queue behind it that nothing is known to take from.
-    if chain[-1].most not in (stage_did.HELD_UP, stage_did.UNKNOWN):
+    if chain[-1].most not in (deeds.HELD_UP, deeds.UNKNOWN):
         facts |= {"bottleneck": chain[-1].stage, "bottleneck_did": chain[-1].facts()}
     return facts
 
 
 def _in_ms(ns: Any) -> float | None:
     return None if ns is None else round(float(ns) / 1e6, 3)
-
-
-def _said_ms(value: float) -> str:
-    return ms(value * 1e6)

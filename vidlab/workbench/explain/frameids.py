@@ -7,39 +7,28 @@ too, unless a stream of that name was opened more than once.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import polars as pl
 
-from ..analysis import tables
-from ..errors import InputError
-from ..runs.run import Run
-from .slices import Slice
+from ...analysis import tables
+from ...errors import InputError
+from ...runs.run import Run
+from ..slices import Slice
 
-#: What is known of a frame before it is explained.
-COLUMNS = (
-    "frame",
-    "seq",
-    "stream_id",
-    "codec",
-    "gpu",
-    "t_demux_ns",
-    "t_done_ns",
-    "fate",
-    "lost_at",
-)
+#: What names a frame: the stream, and the packet's number in it.
+_NAME = ["stream_id", "seq"]
 
 #: Names that a message lists at most.
 LISTED = 8
 
 
-def found(part: Slice, wanted: int | str) -> dict[str, Any]:
+def found(part: Slice, wanted: int | str) -> pl.DataFrame:
     """Return the frame of a slice that this number, or STREAM:SEQ, names.
 
     Returns
     -------
-    dict
-        Its columns of the table `frames`: `COLUMNS`, text as str.
+    polars.DataFrame
+        Its row of the table `frames`, text as String.
 
     Raises
     ------
@@ -53,8 +42,8 @@ def found(part: Slice, wanted: int | str) -> dict[str, Any]:
         raise InputError(f"{text!r} names no frame: {_how(part)}")
     # Numbers first, which are soon compared; text only of what is left.
     key, most = ("seq", 2**32 - 1) if colon else ("frame", 2**64 - 1)
-    table = part.scan("frames").filter(pl.col(key) == min(int(number), most)).select(COLUMNS)
-    rows = tables.plain(table.sort("frame").collect())
+    table = part.scan("frames").filter(pl.col(key) == min(int(number), most))
+    rows = tables.plain(table.collect().sort("frame"))
     if colon:
         rows = rows.filter(pl.col("stream_id") == stream)
     if not rows.height:
@@ -65,7 +54,7 @@ def found(part: Slice, wanted: int | str) -> dict[str, Any]:
             f"{rows.height} frames are called {text}: the stream was opened more than once. "
             f"Name the one you mean by its number: {numbers}"
         )
-    return rows.row(0, named=True)
+    return rows
 
 
 def called(run: Run, frames: Iterable[int]) -> dict[int, str]:
@@ -79,16 +68,27 @@ def called(run: Run, frames: Iterable[int]) -> dict[int, str]:
     """
     wanted = pl.Series("frame", list(frames), pl.UInt64).unique()
     names = {frame: str(frame) for frame in wanted}
-    table = run.scan("frames").select("frame", "stream_id", "seq")
-    known = table.filter(pl.col("frame").is_in(wanted.implode())).collect()
+    own = pl.col("frame").is_in(wanted.implode())
+    rows = run.scan("frames").filter(own).select("frame", *_NAME).collect()
+    return names | named(run, rows)
+
+
+def named(run: Run, rows: pl.DataFrame) -> dict[int, str]:
+    """Return what those of these frames are called that STREAM:SEQ names.
+
+    Parameters
+    ----------
+    run : Run
+    rows : polars.DataFrame
+        Their `frame`, `stream_id` and `seq`.
+    """
     # Those that could be called alike: few, as it takes the same number of a packet.
-    alike = table.filter(pl.col("seq").is_in(known["seq"].unique().implode())).collect()
-    pair = ["stream_id", "seq"]
-    once = alike.filter(pl.len().over(pair) == 1, pl.col("frame").is_in(wanted.implode()))
-    named = tables.plain(once).drop_nulls("stream_id")
-    return names | {
-        frame: f"{stream}:{seq}" for frame, stream, seq in named.select("frame", *pair).iter_rows()
-    }
+    seqs = rows["seq"].unique()
+    same = pl.col("seq") == seqs[0] if seqs.len() == 1 else pl.col("seq").is_in(seqs.implode())
+    alike = tables.plain(run.scan("frames").filter(same).select(_NAME).collect())
+    once = alike.filter(pl.len().over(_NAME) == 1)
+    mine = tables.plain(rows.select("frame", *_NAME)).join(once, on=_NAME)
+    return {frame: f"{stream}:{seq}" for frame, stream, seq in mine.iter_rows()}
 
 
 def _how(part: Slice) -> str:

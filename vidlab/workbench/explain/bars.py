@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
-from ..analysis.causewords import CAUSE_WORDS
+from ...analysis.causewords import CAUSE_WORDS
 
 #: Rows that are shown at most, the longest; the rest is counted.
 MAX_ROWS = 24
@@ -67,6 +67,7 @@ def waterfall(parts: pl.DataFrame, usual: Usual | None = None, columns: int = 80
             first.alias("first_ns"),
             pl.col("duration_ns").sum().alias("all_ns"),
             pl.col("exact").all(),
+            pl.struct("t_ns", "duration_ns").alias("parts"),
         )
         .sort("all_ns", "first_ns", descending=[True, False])
     )
@@ -76,7 +77,6 @@ def waterfall(parts: pl.DataFrame, usual: Usual | None = None, columns: int = 80
     scale = f"0 ms{_ms(end_ns - begin) + ' ms':>{max(bar - 4, 0)}}"
     lines = [_line("stage", "spent on", "ms", None if usual is None else "usually", scale)]
     for row in shown.iter_rows(named=True):
-        mine = text.filter(*(pl.col(key).eq_missing(pl.lit(row[key])) for key in keys))
         stage = row["stage"] or ""
         inner = row["within"] is not None and row["within"] != stage
         lines.append(
@@ -85,7 +85,7 @@ def waterfall(parts: pl.DataFrame, usual: Usual | None = None, columns: int = 80
                 CAUSE_WORDS.get(row["cause"], row["cause"]),
                 _ABOUT * (not row["exact"]) + _ms(row["all_ns"]),
                 None if usual is None else _ms(usual.get((stage, row["cause"]), 0)),
-                _bar(mine, begin, max(end_ns - begin, 1) / bar, bar),
+                _bar(row["parts"], begin, max(end_ns - begin, 1) / bar, bar),
             )
         )
     rest = ranked.slice(MAX_ROWS)
@@ -105,11 +105,12 @@ def _line(stage: str, cause: str, ms: str, usual: str | None, bar: str) -> str:
     return f"{''.join(parts)} {bar}".rstrip()
 
 
-def _bar(parts: pl.DataFrame, begin: int, per_cell: float, cells: int) -> str:
+def _bar(parts: Sequence[Mapping[str, int]], begin: int, per_cell: float, cells: int) -> str:
     """Return the cells of a bar, each as high as what the parts have of its time."""
     covered = [0.0] * cells
-    for t_ns, duration_ns in parts.select("t_ns", "duration_ns").iter_rows():
-        low, high = (t_ns - begin) / per_cell, (t_ns - begin + duration_ns) / per_cell
+    for part in parts:
+        low = (part["t_ns"] - begin) / per_cell
+        high = (part["t_ns"] - begin + part["duration_ns"]) / per_cell
         for cell in range(min(int(low), cells - 1), min(int(high) + 1, cells)):
             covered[cell] += max(0.0, min(high, cell + 1) - max(low, cell))
     return "".join(map(_cell, covered))

@@ -8,15 +8,15 @@ from typing import Any
 
 import polars as pl
 
-from ..analysis import blame
-from ..analysis.causewords import CAUSE_WORDS
-from ..analysis.saying import ms, times
-from ..analysis.tables import DELIVERED
-from . import bars, frameids, siblings
-from .cause_evidence import words
-from .slices import Slice
-from .tables import Table
-from .text import Line
+from ...analysis import blame
+from ...analysis.blame import causes
+from ...analysis.causewords import CAUSE_WORDS
+from ...analysis.saying import ms, times
+from ...analysis.tables import DELIVERED
+from ..slices import Slice
+from ..tables import Table
+from ..text import Line
+from . import advice, bars, frameids, siblings
 
 #: Causes that the text names at most, and the least share worth naming.
 _NAMED, _WORTH = 3, 0.05
@@ -43,24 +43,26 @@ class Explanation:
     part : Slice
         The run, and when its frames are late.
     row : dict
-        The frame's columns of the table `frames` (`frameids.COLUMNS`).
+        The frame's columns of the table `frames`.
     frame : int
         Its number.
     parts : polars.DataFrame
         The frame's time in parts that do not overlap (`analysis.blame.waterfall`).
     """
 
-    def __init__(self, part: Slice, row: dict[str, Any]) -> None:
+    def __init__(self, part: Slice, row: pl.DataFrame) -> None:
         self.part = part
-        self.row = row
-        self.frame: int = row["frame"]
-        self._told = blame.OneFrame(part.run, self.frame)
+        self._row = row
+        self.row: dict[str, Any] = row.row(0, named=True)
+        self.frame: int = self.row["frame"]
+        self._told = blame.OneFrame(part.run, self.frame, row)
         self.parts = self._told.parts
 
     @cached_property
     def name(self) -> str:
         """What the frame is called, and found by: cam-3:117."""
-        return frameids.called(self.part.run, [self.frame])[self.frame]
+        names = frameids.named(self.part.run, self._row)
+        return names.get(self.frame, str(self.frame))
 
     @property
     def end_to_end_ns(self) -> int:
@@ -70,8 +72,7 @@ class Explanation:
     @cached_property
     def deadline_ns(self) -> int | None:
         """The latency beyond which it is late; None if it was not delivered, or none is known."""
-        own = self._siblings.frames.filter(pl.col("frame") == self.frame)
-        return own["deadline_ns"].item() if own.height else None
+        return self._siblings.deadline_ns(self.frame)
 
     @property
     def late(self) -> bool | None:
@@ -138,7 +139,8 @@ class Explanation:
         if not named.height:
             return "nothing took longer than usual"
         told = "; ".join(
-            f"{words(row['cause'], row['stage'])} +{ms(row['blamed_ns'])} ({row['share']:.0%})"
+            f"{blame.CAUSES[row['cause']].said(row['stage'])} +{ms(row['blamed_ns'])} "
+            f"({row['share']:.0%})"
             for row in named.iter_rows(named=True)
         )
         if not self._compared:
@@ -147,8 +149,9 @@ class Explanation:
 
     def advice(self) -> str:
         """Return what can be done about the first cause; "" if nothing took long."""
-        first = self.causes.filter(pl.col("blamed_ns") > 0).head(1)
-        return blame.CAUSES[first["cause"][0]].advice if first.height else ""
+        first = self.causes.filter(pl.col("blamed_ns") > 0)["cause"].head(1).to_list()
+        reorders = self._siblings.has_b_frames if first == [causes.REORDERING] else None
+        return advice.of_frame(first[0], reorders) if first else ""
 
     def warnings(self) -> list[str]:
         """Return why this may be incomplete."""
@@ -190,7 +193,7 @@ class Explanation:
 
     def chart(self) -> Any:
         """Return the frame's waterfall."""
-        from ..charts import waterfall
+        from ...charts import waterfall
 
         lost = self.part.lost("spans", "frames")
         return waterfall.frame(self.parts, title=self.headline(), lost=lost)
@@ -280,8 +283,7 @@ class Explanation:
     @cached_property
     def _usual(self) -> pl.DataFrame:
         """`stage`, `cause`, `usual_ns`: of punctual frames of the stream, or of the run."""
-        typical = self._siblings.baseline.of({**self.row, "picture_type": self._told.picture_type})
-        return typical.select("stage", "cause", usual_ns="typical_ns")
+        return self._siblings.usual(self.row["picture_type"])
 
     @property
     def _compared(self) -> bool:

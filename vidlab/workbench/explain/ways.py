@@ -1,4 +1,4 @@
-"""What a stage did while frames waited for it: was it at work, or held up itself, or away?
+"""The way of frames through queues and stages, and what each of these did meanwhile.
 
 A full queue holds up the stage before it, and then the queue before that one fills up too.
 So one slow stage shows as waits in several queues. Which stage it is, is followed from the
@@ -8,23 +8,16 @@ queue that frames waited in down their way, as far as stages were held up themse
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from ..analysis import tables
-from ..analysis.blame.intervals import Disjoint, overlaps
-from ..runs.run import Run
-from .covered import length, shared, times_of, without
-
-#: What a stage did most of the time.
-AT_WORK, HELD_UP, ELSEWHERE, AWAY = "at work", "held up", "elsewhere", "away"
-
-#: It was not at work, and how full the queue behind it was is not known.
-UNKNOWN = "unknown"
+from ...analysis import tables
+from ...analysis.blame.intervals import Disjoint, overlaps
+from ...runs.run import Run
+from .deeds import DOING, HELD_UP, Did, Facts
+from .unions import length, shared, times_of, without
 
 #: Among so many touches each queue is touched.
 _TOUCHES = 200_000
@@ -32,128 +25,10 @@ _TOUCHES = 200_000
 #: How many spans may be around another.
 _DEEPEST = 8
 
-#: What the names of queues begin with that say where they are.
-PLACES = ("before ", "after ", "between ")
-
 _SECOND = 1_000_000_000
 
 #: How many numbers a stream's frames have between them, each time that it is opened.
 _OPENED = 1 << 32
-
-Facts = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Did:
-    """What a stage did in some time.
-
-    Attributes
-    ----------
-    stage : str
-        That which takes most time of those that follow a queue.
-    stages : tuple of str
-        All of them, and those within them.
-    queue, held_up_by : str or None
-        The queue that it takes from, and the one behind it.
-    at_work, held_up, elsewhere : float
-        Shares of that time: at work on frames of these streams; not at work, while the queue
-        behind it was full; its threads were in another span. The rest of the time it did
-        nothing of this: it was away.
-    depths_known : bool
-        Whether it is known how full the queue behind it was, if there is one.
-    spent_ms : dict of str to float
-        What it spent a late frame's time on, by cause, the most first; empty if unknown.
-    """
-
-    stage: str
-    stages: tuple[str, ...]
-    queue: str | None
-    held_up_by: str | None
-    at_work: float
-    held_up: float
-    elsewhere: float
-    depths_known: bool
-    spent_ms: dict[str, float]
-
-    @property
-    def most(self) -> str:
-        """What it did most: `AT_WORK`, `HELD_UP`, `ELSEWHERE`, `AWAY`; or `UNKNOWN`."""
-        shares = {
-            AT_WORK: self.at_work,
-            HELD_UP: self.held_up,
-            ELSEWHERE: self.elsewhere,
-            (AWAY if self.depths_known else UNKNOWN): self.away,
-        }
-        return max(shares, key=lambda name: shares[name])
-
-    @property
-    def away(self) -> float:
-        """The share of the time in which nothing is known of it."""
-        return max(0.0, 1 - self.at_work - self.held_up - self.elsewhere)
-
-    def facts(self) -> Facts:
-        """Return the same as JSON values."""
-        return {
-            "stage": self.stage,
-            "stages": list(self.stages),
-            "did": self.most,
-            "at_work_share": round(self.at_work, 4),
-            "held_up_share": round(self.held_up, 4),
-            "held_up_by": self.held_up_by if self.held_up > 0 else None,
-            "elsewhere_share": round(self.elsewhere, 4),
-            "away_share": round(self.away, 4),
-            "spent_ms": self.spent_ms,
-        }
-
-
-#: What a stage does, for each cause that is inside of one.
-_DOING = {
-    "work": "on the CPU",
-    "asleep": "asleep",
-    "io": "waiting for storage or a device",
-    "run_queue": "waiting for a CPU",
-    "gil": "waiting for the GIL (an estimate)",
-    "garbage_collection": "stopped by the garbage collector",
-    "allocator": "asking the driver for memory",
-}
-
-
-def said(did: Facts) -> str:
-    """Return what a stage did (`Did.facts`), in words."""
-    stage, at_work = did["stage"], f"{did['at_work_share']:.0%}"
-    if did["did"] == HELD_UP:
-        full = f"{named(did['held_up_by'])} was full {did['held_up_share']:.0%} of that time"
-        return f"{stage} was held up: {full}"
-    if did["did"] == ELSEWHERE:
-        return f"{stage}'s thread was at work elsewhere {did['elsewhere_share']:.0%} of that time"
-    if did["did"] == AWAY:
-        return f"{stage} was at work {at_work} of that time, and took nothing otherwise"
-    if did["did"] == UNKNOWN:
-        return f"{stage} was at work {at_work} of that time"
-    return f"{stage} was at work {at_work} of that time{_spent_said(did['spent_ms'])}"
-
-
-def named(queue: str) -> str:
-    """Return what a queue is called within a sentence: "the queue before encode"."""
-    return f"the queue {queue}" if queue.startswith(PLACES) else f"the queue {queue!r}"
-
-
-def most_spent(did: Facts) -> str:
-    """Return the cause that took half of a late frame's time in a stage, or more; "" if none."""
-    cause, most = next(iter(did["spent_ms"].items()), ("", 0.0))
-    return cause if most and most >= sum(did["spent_ms"].values()) / 2 else ""
-
-
-def _spent_said(spent_ms: dict[str, float]) -> str:
-    cause = most_spent({"spent_ms": spent_ms})
-    if not cause:
-        return ""
-    most, total = spent_ms[cause], sum(spent_ms.values())
-    return f", {_DOING[cause]} {most / total:.0%} of it, {_number(most)} ms a frame"
-
-
-def _number(ms: float) -> str:
-    return f"{ms:,.0f}" if ms >= 10 else f"{ms:.1f}"
 
 
 class Way:
@@ -186,6 +61,11 @@ class Way:
         self._spans = spans
         self._queues = queues
         self._depths: dict[tuple[str, int, int], pl.DataFrame] = {}
+
+    @cached_property
+    def _label_sets(self) -> pl.Series:
+        own = pl.col("stream_id").cast(pl.String) == self._stream
+        return self._run.scan("labels").filter(own).select("labels").collect()["labels"]
 
     @cached_property
     def steps(self) -> pl.DataFrame:
@@ -286,7 +166,7 @@ class Way:
         own = self._blamed.filter(
             pl.col("stage").is_in(stages),
             pl.col("frame").is_in(frames.unique().implode()),
-            pl.col("cause").is_in(list(_DOING)),
+            pl.col("cause").is_in(list(DOING)),
         )
         count = own["frame"].n_unique()
         sums = own.group_by("cause").agg(pl.col("total_ns").sum())
@@ -332,16 +212,16 @@ class Way:
         known = self._depths.get((queue, since, last))
         if known is not None:
             return known
-        table = self._run.scan("queue_depths").filter(
-            pl.col("queue").cast(pl.String) == queue, pl.col("t_ns").is_between(since, last)
-        )
+        table = self._run.scan("queue_depths").filter(pl.col("t_ns").is_between(since, last))
+        named = pl.col("queue").cast(pl.String) == queue
         columns = ("t_ns", "depth", "capacity")
-        stream = pl.col("stream_id").cast(pl.String) == self._stream
-        sets = self._run.scan("labels").filter(stream).select("labels").collect()["labels"]
-        own = table.filter(pl.col("labels").is_in(sets.implode()))
-        touches = own.select(columns).collect()
+        sets = self._label_sets
+        # A range, so that only a part of the file is read; text is compared in what is left.
+        number = pl.col("labels")
+        mine = table.filter(number.is_between(sets.min(), sets.max()), number.is_in(sets.implode()))
+        touches = mine.select(*columns, "queue").collect().filter(named).select(columns)
         if not touches.height:  # a queue that all streams share
-            touches = table.select(columns).collect()
+            touches = table.filter(named).select(columns).collect()
         until = pl.col("t_ns").shift(-1).fill_null(last)
         steps = touches.sort("t_ns", maintain_order=True)
         found = steps.with_columns(duration_ns=until - pl.col("t_ns"))

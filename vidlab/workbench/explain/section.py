@@ -7,13 +7,14 @@ from typing import Any
 
 import polars as pl
 
-from ..analysis.causewords import CAUSE_WORDS
-from ..charts import blame as blame_charts
+from ...analysis import tables
+from ...analysis.causewords import CAUSE_WORDS
+from ...charts import blame as blame_charts
+from ..slices import Slice
+from ..tables import Table
 from . import frameids
-from .explained import Explanation
-from .late_explained import LateExplanation
-from .slices import Slice
-from .tables import Table
+from .frame import Explanation
+from .lateness import LateExplanation
 
 #: Frames whose waterfalls a report shows, and the stages of each.
 FRAMES = 3
@@ -62,10 +63,10 @@ class ExplainSection:
         first = ranked.unique("stream_id", keep="first", maintain_order=True)
         rest = ranked.join(first.select("frame"), on="frame", how="anti", maintain_order="left")
         chosen = pl.concat([first, rest]).head(FRAMES)
-        return [
-            Explanation(self.part, row)
-            for row in chosen.select(frameids.COLUMNS).iter_rows(named=True)
-        ]
+        own = pl.col("frame").is_in(chosen["frame"].implode())
+        rows = tables.plain(self.part.scan("frames").filter(own).collect())
+        ordered = chosen.select("frame").join(rows, on="frame", maintain_order="left")
+        return [Explanation(self.part, row) for row in ordered.select(rows.columns).iter_slices(1)]
 
     def waterfalls(self) -> Any:
         """Return the waterfalls of the latest frames, one below the other."""

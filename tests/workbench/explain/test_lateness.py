@@ -1,22 +1,17 @@
-"""Explanations name what is known to be to blame, with its numbers, and say what is missing."""
+"""Late frames: what is to blame is named first, with its numbers; and what is missing."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 
 import pytest
 
-import vidlab as vl
-from tests.workbench.made_runs import CAM_1, CAM_3, LIMIT, MS, Story, made_run, story
-from vidlab.analysis import latency
-from vidlab.errors import InputError, RunError
+from tests.workbench.made_runs import CAM_1, LIMIT, MS, Story, made_run, story
 from vidlab.runs.run import Run
-from vidlab.workbench import arguments, cause_evidence, explaining, frameids
-from vidlab.workbench.explain_section import ExplainSection
-from vidlab.workbench.explained import Explanation
-from vidlab.workbench.late_explained import LEAST_FACT, MOST_FACTS, LateExplanation
+from vidlab.workbench.explain import frameids, numbers
+from vidlab.workbench.explain.frame import Explanation
+from vidlab.workbench.explain.lateness import LateExplanation
+from vidlab.workbench.explain.topics import Topic, weight
 from vidlab.workbench.slices import Slice
 
 
@@ -24,12 +19,13 @@ def late(run: Run | None = None, **narrowed: object) -> LateExplanation:
     return LateExplanation(Slice(run or made_run(), **narrowed))  # type: ignore[arg-type]
 
 
+def struck(topic: Topic) -> int:
+    return weight(topic.blamed.unique("frame"))
+
+
 def one(name: str, run: Run | None = None) -> Explanation:
     part = Slice(run or made_run())
     return Explanation(part, frameids.found(part, name))
-
-
-# --- over all late frames -------------------------------------------------------
 
 
 def test_the_causes_come_in_order_with_their_numbers() -> None:
@@ -37,7 +33,7 @@ def test_the_causes_come_in_order_with_their_numbers() -> None:
     assert told.headline() == (
         "7 of 80 delivered frames were late (beyond 100 ms), 1 was lost as corrupt"
     )
-    assert [(topic.cause, topic.stage, topic.frames) for topic in told.topics[:3]] == [
+    assert [(topic.cause, topic.stage, struck(topic)) for topic in told.topics[:3]] == [
         ("queue_wait", "before encode", 5),
         ("garbage_collection", "filter", 1),
         ("work", "filter", 1),
@@ -58,7 +54,7 @@ def test_a_late_frame_counts_for_all_that_it_stands_for() -> None:
     told, known = late(made_run(sampled)), late(made_run(whole))
     assert (told.delivered, told.late, told.corrupt) == (800, 70, 10)
     assert told.seconds == pytest.approx(10 * known.seconds)
-    assert [topic.frames for topic in told.topics] == [10 * t.frames for t in known.topics]
+    assert [struck(t) for t in told.topics] == [10 * struck(t) for t in known.topics]
 
 
 def test_json_holds_each_cause_once_and_adds_up() -> None:
@@ -195,7 +191,7 @@ def test_the_evidence_names_who_had_the_gil_and_what_was_asked_of_the_driver() -
     engines = ("frames", "runtime", "gpu_memory")
     found = late(made_run(made, engines=engines))
     told = {
-        topic.cause: cause_evidence.said(topic.cause, facts)
+        topic.cause: numbers.said(topic.cause, facts)
         for topic, facts in zip(found.topics, found.evidence, strict=True)
     }
     assert told["gil"] == "by estimate; indexer had the CPU in 90% of the waits"
@@ -252,171 +248,3 @@ def test_a_notebook_shows_the_sentences_and_hides_no_markup() -> None:
     assert "&lt;b&gt;cam&lt;/b&gt;" in page
     assert "<b>" not in page
     assert "queue wait before encode" in page
-
-
-# --- one frame ------------------------------------------------------------------
-
-
-def test_one_frame_is_compared_with_what_is_usual() -> None:
-    told = one("cam-3:31")
-    assert told.headline() == (
-        "cam-3:31 (av1): 420 ms from the read of its packet to the sink, 320 ms beyond its "
-        "deadline of 100 ms"
-    )
-    assert told.sentence() == "beyond the usual: queue wait before encode +395 ms (100%)"
-    first = told.causes.row(0, named=True)
-    assert (first["total_ns"], first["usual_ns"]) == (400 * MS, 5 * MS)
-    assert told.parts["duration_ns"].sum() == 420 * MS
-    assert set(told.evidence) >= {"spans", "queue_depths"}
-    said = str(told)
-    assert "before encode" in said
-    assert "█" in said
-
-
-def test_one_frame_as_json_adds_up() -> None:
-    facts = json.loads(json.dumps(one("cam-1:20").facts()))
-    assert (facts["frame"], facts["number"]) == ("cam-1:20", str(CAM_1 + 20))
-    assert (facts["frames"], facts["late"], facts["deadline_ms"]) == (1, 1, 100)
-    assert sum(part["ms"] for part in facts["parts"]) == pytest.approx(facts["latency_ms"]) == 320
-    [pause] = [part for part in facts["parts"] if part["cause"] == "garbage_collection"]
-    assert (pause["stage"], pause["ms"], pause["evidence"]) == ("filter", 300, "gc_pauses")
-    assert facts["causes"][0]["cause"] == "garbage_collection"
-
-
-def test_a_punctual_and_a_lost_frame_say_so() -> None:
-    assert "in time: its deadline is 100 ms" in one("cam-1:3").headline()
-    lost = one("cam-1:99")
-    assert "lost as corrupt at decode" in lost.headline()
-    assert lost.facts()["late"] == 0
-    assert str(lost)
-
-
-def test_frames_are_called_by_stream_and_packet_unless_that_is_not_one() -> None:
-    made = story()
-    again = CAM_3 + (5 << 32)
-    made.stream(again, "cam-3", "av1", 9)
-    made.frame(again, 4, [("decode", "service", 10)])
-    run = made_run(made)
-    names = frameids.called(run, [CAM_3 + 4, CAM_3 + 5, again + 4, 12345])
-    assert names == {CAM_3 + 4: str(CAM_3 + 4), CAM_3 + 5: "cam-3:5",
-                     again + 4: str(again + 4), 12345: "12345"}  # fmt: skip
-    with pytest.raises(InputError, match="2 frames are called cam-3:4"):
-        frameids.found(Slice(run), "cam-3:4")
-    assert frameids.found(Slice(run), str(again + 4))["frame"] == again + 4
-
-
-@pytest.mark.parametrize(
-    ("wanted", "said"),
-    [
-        ("cam-3:4000", "such as cam-1:0; its streams are cam-1, cam-3"),
-        (f"cam-3:{10**19}", "there is no frame"),
-        ("cam-9:1", "its streams are cam-1, cam-3"),
-        ("7", "there is no frame 7"),
-        (2**70, "names no frame"),
-        (2**64 - 2, "there is no frame"),
-        (-1, "names no frame"),
-        ("", "names no frame"),
-        (":5", "names no frame"),
-        ("cam-3:", "names no frame"),
-        ("cam-3:4.5", "names no frame"),
-    ],
-)
-def test_a_frame_that_is_not_there_is_told_with_those_that_are(
-    wanted: int | str, said: str
-) -> None:
-    with pytest.raises(InputError, match=said):
-        frameids.found(Slice(made_run()), wanted)
-
-
-def test_a_frame_of_a_run_without_frames_is_told_what_to_record() -> None:
-    with pytest.raises(InputError, match="record with the engine Frames"):
-        frameids.found(Slice(made_run(Story())), "cam-1:1")
-
-
-# --- a run on disk --------------------------------------------------------------
-
-
-def test_the_facade_explains_a_run_by_its_path(run: Run, run_path: Path) -> None:
-    told = vl.explain_late(run_path, deadline_ms=80)
-    known = latency.late_summary(latency.late(run.scan("frames"), deadline_ms=80))
-    assert (told.delivered, told.late) == (known["delivered"].sum(), known["late"].sum())
-    facts = told.facts()
-    assert facts["causes"]
-    assert all(c["share"] >= LEAST_FACT for c in facts["causes"])
-    assert len(facts["causes"]) <= MOST_FACTS
-    worst = vl.explain(run, deadline_ms=80)
-    assert worst.end_to_end_ns == latency.slowest(run.scan("frames"), 1)["end_to_end_ns"][0]
-    assert worst.end_to_end_ns == worst.parts["duration_ns"].sum()
-    assert vl.explain(run, frame=worst.name).frame == worst.frame
-    assert vl.explain(str(run_path), frame=worst.frame).name == worst.name
-    assert str(worst)
-
-
-@pytest.mark.parametrize("deadline_ms", [0, -5.0, float("nan"), float("inf")])
-def test_a_deadline_is_above_zero(run: Run, deadline_ms: float) -> None:
-    with pytest.raises(InputError, match="above 0"):
-        vl.explain_late(run, deadline_ms=deadline_ms)
-
-
-def test_a_label_that_no_frame_has_is_told_with_those_that_some_have(run: Run) -> None:
-    with pytest.raises(InputError, match="no frame of codec av2: it has av1, h264"):
-        vl.explain_late(run, codec="av2")
-    with pytest.raises(InputError, match="no frame of stream_id cam-77"):
-        vl.explain(run, stream_id="cam-77")
-    with pytest.raises(RunError, match="does not exist"):
-        vl.explain_late("runs/nothing-here")
-
-
-def test_options_say_which_of_the_two_is_asked_for(run: Run) -> None:
-    parser = argparse.ArgumentParser()
-    arguments.add_explain(parser)
-
-    def asked(*options: str) -> Explanation | LateExplanation:
-        return explaining.as_asked(run, parser.parse_args(options))
-
-    assert isinstance(asked("--deadline-ms", "80"), LateExplanation)
-    worst = asked("--worst", "--codec", "av1")
-    assert isinstance(worst, Explanation)
-    assert worst.row["codec"] == "av1"
-    assert isinstance(asked("--frame", worst.name), Explanation)
-    with pytest.raises(SystemExit):
-        asked("--worst", "--frame", "cam:1")
-
-
-# --- the report's section -------------------------------------------------------
-
-
-def test_the_section_shows_the_latest_frames_of_each_stream() -> None:
-    section = ExplainSection(Slice(made_run()))
-    assert [told.name for told in section.worst] == ["cam-3:30", "cam-1:20", "cam-3:31"]
-    charts = section.waterfalls().to_dict()["vconcat"]
-    assert [chart["title"]["text"].partition(" ")[0] for chart in charts] == [
-        told.name for told in section.worst
-    ]
-    assert section.by_stream().to_dict()
-    assert section.ranking().to_dict()
-    table = section.table()
-    assert table is not None
-    assert table.df.height == 8
-    assert "waiting in a queue" in table.df["cause"].to_list()
-
-
-def test_the_section_is_silent_where_nothing_was_late() -> None:
-    made = story()
-    made.tables["frames"] = [row for row in made.tables["frames"] if row["fate"] == "delivered"]
-    section = ExplainSection(Slice(made_run(made), deadline_ms=5_000))
-    assert section.waterfalls() is None
-    assert section.by_stream() is None
-    assert section.ranking() is None
-    assert section.table() is None
-    assert "None of 80" in str(section.headline())
-
-
-def test_an_explanation_shows_itself_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    import IPython.display
-
-    shown: list[object] = []
-    monkeypatch.setattr(IPython.display, "display", shown.append)
-    one("cam-1:20")._ipython_display_()
-    assert len(shown) >= 4
-    assert "garbage collection during filter" in repr(shown[0])

@@ -1,0 +1,1 @@
+"""Explanations: why one frame was late, and why frames were late at all."""
