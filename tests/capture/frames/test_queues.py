@@ -211,6 +211,19 @@ def test_a_falling_buffer_is_found_once(watched: Any) -> None:
     assert len(watched.rows("findings")) == 1
 
 
+def test_a_get_before_the_peak_is_no_fall_from_it(
+    watched: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line: queue.Queue[Any] = queue.Queue()
+    began_ns = queues.now_ns()
+    for number in range(10):
+        line.put(number)
+    monkeypatch.setattr(queues, "now_ns", lambda: began_ns)  # noted late by another thread
+    for _ in range(10):
+        line.get()
+    assert watched.rows("findings") == []
+
+
 def test_a_slow_fall_is_not_found(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "_FALL_WINDOW_NS", 1_000_000)
     line: queue.Queue[Any] = queue.Queue()

@@ -223,6 +223,8 @@ class Watch:
         share = (peak - depth) / (self._capacity if limited else peak)
         if share <= _FALL_SHARE or self.ended or t_ns < self._quiet_until_ns:
             return
+        if t_ns < peak_ns:  # another thread put meanwhile: what was got before is no fall from that
+            return
         self._quiet_until_ns = t_ns + _FALL_QUIET_NS
         queue_name = self._session.names[self._stage]
         of = "capacity" if limited else "level"
