@@ -43,6 +43,11 @@ returns them, and know nothing of runs, files or charts:
 Moments are columns `t_…ns`, durations other columns `…_ns`: Int64 nanoseconds.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ..errors import missing_extra
 
 try:
@@ -50,44 +55,45 @@ try:
 except ImportError as error:
     raise missing_extra("polars", "workbench") from error
 
-from . import (
-    accumulation,
-    bill,
-    blame,
-    closure,
-    connections,
-    cpu,
-    decodetimes,
-    flame,
-    fragmentation,
-    health,
-    heap,
-    holdups,
-    kernel,
-    labelcosts,
-    latency,
-    leaks,
-    livesets,
-    loops,
-    losses,
-    memory,
-    memory_graph,
-    metrics,
-    offcpu,
-    pauses,
-    pointers,
-    profiles,
-    queues,
-    sampling,
-    scheduling,
-    silences,
-    startup,
-    stutter,
-    threads,
-    throughput,
-    trends,
-    wakeups,
-)
+if TYPE_CHECKING:
+    from . import (
+        accumulation,
+        bill,
+        blame,
+        closure,
+        connections,
+        cpu,
+        decodetimes,
+        flame,
+        fragmentation,
+        health,
+        heap,
+        holdups,
+        kernel,
+        labelcosts,
+        latency,
+        leaks,
+        livesets,
+        loops,
+        losses,
+        memory,
+        memory_graph,
+        metrics,
+        offcpu,
+        pauses,
+        pointers,
+        profiles,
+        queues,
+        sampling,
+        scheduling,
+        silences,
+        startup,
+        stutter,
+        threads,
+        throughput,
+        trends,
+        wakeups,
+    )
 
 __all__ = [
     "accumulation",
@@ -127,3 +133,14 @@ __all__ = [
     "trends",
     "wakeups",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Each comes when it is first asked for: to import all of them takes a fifth of a second.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..schema import CHOICES, HOLDS, NAMED, NAMES, TEXT, UNKNOWN, Table
 from .gputimes import GpuTimes
@@ -225,7 +224,7 @@ class Decoder:
         if table.arrow_schema.field(name).type == TEXT:
             return self.vocabulary(table.name, name).numbers(column)
         if name in _ZERO_IS_NULL:
-            column = pc.if_else(pc.equal(column, 0), pa.scalar(None, column.type), column)
+            column = _zero_as_null(column)
         return column.cast(type)
 
     def _declared(
@@ -245,7 +244,7 @@ class Decoder:
                 return column
             column = self.vocabulary(table.name, name).column(column).cast(pa.string())
         if name in _OF_SPANS:
-            column = pc.if_else(pc.equal(column, 0), pa.scalar(None, column.type), column)
+            column = _zero_as_null(column)
         try:
             if is_text:  # another process declares it so
                 return self.vocabulary(table.name, name).numbers(column.cast(pa.string()))
@@ -309,6 +308,12 @@ def _span_ids(process: Process, batch: pa.RecordBatch) -> npt.NDArray[np.uint64]
     thread = _numbers(batch, "thread", np.uint32).astype(np.uint64)
     sequence = _numbers(batch, "sequence", np.uint32).astype(np.uint64)
     return np.uint64(process.index << PROCESS_SHIFT) | thread << np.uint64(32) | sequence
+
+
+def _zero_as_null(column: pa.Array) -> pa.Array:
+    import pyarrow.compute as pc  # slow to import, and few columns need it
+
+    return pc.if_else(pc.equal(column, 0), pa.scalar(None, column.type), column)
 
 
 def _with_nulls(name: str, values: npt.NDArray[Any], type: pa.DataType) -> pa.Array:
