@@ -20,7 +20,9 @@ import pytest
 from vidlab import datasets
 from vidlab.analysis import blame
 from vidlab.lab.jupyter import jupyterlab, write_notebook
+from vidlab.lab.synthetic import write_segments
 from vidlab.runs.run import Run, open_run
+from vidlab.workbench.explorer.state import checked
 
 pytestmark = pytest.mark.needs("browser")
 
@@ -59,6 +61,7 @@ class Lab:
     """A notebook with an explorer, open in JupyterLab, and what the browser complained about."""
 
     page: Any
+    folder: Path
     run: Run
     screenshots: Path
     complaints: list[str] = field(default_factory=list)
@@ -94,20 +97,22 @@ class Lab:
         raise AssertionError(f"it never was so; the status is {self.status!r}")
 
     def become(self, **state: Any) -> None:
-        """Put a state into the field of states, once it shows the one that is drawn."""
+        """Put a state into the field of states, and wait until it is the one that is drawn."""
         whole = self.page.locator(".vidlab-explorer .widget-text input").last
         self.until(lambda: '"version"' in whole.input_value())
         whole.fill(json.dumps(state))
-        self.after(lambda: whole.press("Enter"))
-        self.until(lambda: '"version"' in whole.input_value())
+        whole.press("Enter")
+        wanted = {name: value for name, value in checked(state, 2).items() if value is not None}
+        self.until(lambda: self.state == wanted and '"version"' in whole.input_value())
 
     def reset(self) -> None:
         self.become(run=0, quantile=0.5)
         self.become(run=0)
 
     def tab(self, title: str) -> None:
-        self.page.get_by_role("tab", name=title, exact=True).click()
-        self.page.wait_for_selector(f"{BOARD} [role=tab][aria-selected=true]:text-is('{title}')")
+        tab = self.page.get_by_role("tab", name=title, exact=True)
+        if tab.get_attribute("aria-selected") != "true":
+            self.after(tab.click)
 
     def choose(self, label: str, value: str) -> None:
         select = self.page.locator(f".widget-dropdown:has-text('{label}') select").first
@@ -139,9 +144,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     sync_api = pytest.importorskip("playwright.sync_api")
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(datasets.load("everything").path, folder / "run")
+    on_two_gpus(folder / "run")
+    shutil.copytree(write_segments(folder / "whole", frames=400, streams=2), folder / "growing")
+    events = frame_events(folder / "growing")
+    events.write_bytes(events.read_bytes()[:-1_000])  # what was written last is not there yet
     write_notebook(
         folder / "explore.ipynb",
-        ["import vidlab as vl", "explorer = vl.explore('run')\nexplorer"],
+        ["import vidlab as vl", "explorer = vl.explore(['run', 'growing'])\nexplorer"],
     )
     kept = os.environ.get("VIDLAB_ARTIFACTS")
     screenshots = Path(kept) if kept else tmp_path_factory.mktemp("screenshots")
@@ -152,7 +161,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         )
         page = browser.new_page(viewport={"width": 1366, "height": 900})
         page.set_default_timeout(60_000)
-        result = Lab(page, open_run(folder / "run"), screenshots)
+        result = Lab(page, folder, open_run(folder / "run"), screenshots)
         page.on("pageerror", lambda error: result.complaints.append(str(error)))
         page.on(
             "console",
@@ -172,6 +181,19 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         browser.close()
 
 
+def on_two_gpus(run: Path) -> None:
+    """Make a run as if each second of its streams had been on another GPU."""
+    gpu = pl.when(pl.col("stream_id").is_not_null()).then(pl.col("labels") % 2)
+    for path in run.glob("*.parquet"):
+        if {"labels", "gpu"} <= set(pl.read_parquet_schema(path)):
+            pl.read_parquet(path).with_columns(gpu=gpu.cast(pl.Int16)).write_parquet(path)
+
+
+def frame_events(run: Path) -> Path:
+    """The file that says which frames there are, of a run that is not compacted yet."""
+    return next((run / "segments").glob("*-frame_events-*.arrows"))
+
+
 def run_all(page: Any) -> None:
     page.locator(".lm-MenuBar-item:has-text('Run')").click()
     page.locator("[data-command='runmenu:run-all']").click()
@@ -187,14 +209,19 @@ def no_complaint(lab: Lab) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def frames(lab: Lab) -> pl.DataFrame:
-    """The delivered frames: `frame`, `t_s`, `latency_ms`, `stream_id`, `codec`."""
-    start_ns = lab.run.manifest.started.monotonic_ns
-    delivered = lab.run.scan("frames").filter(
+    return delivered(lab.run)
+
+
+def delivered(run: Run) -> pl.DataFrame:
+    """The delivered frames: `frame`, `t_s`, `latency_ms`, `stream_id`, `codec`, `gpu`."""
+    start_ns = run.manifest.started.monotonic_ns
+    found = run.scan("frames").filter(
         pl.col("fate").cast(pl.String).is_in(["delivered", "duplicated"])
     )
-    return delivered.select(
+    return found.select(
         pl.col("frame").cast(pl.String),
         pl.col("stream_id", "codec").cast(pl.String),
+        "gpu",
         t_s=(pl.col("t_demux_ns") - start_ns) / 1e9,
         latency_ms=(pl.col("t_done_ns") - pl.col("t_demux_ns")) / 1e6,
     ).collect()
@@ -283,8 +310,58 @@ def test_every_control_can_be_worked_and_narrows_what_is_drawn(
     deadline.fill("0.001")
     lab.after(lambda: deadline.press("Enter"))
     assert lab.rows("overview")["late"].sum() == frames.height
+    deadline.fill("soon")
+    deadline.press("Enter")
+    lab.until(lambda: "deadline_ms is positive milliseconds" in lab.status)
+    lab.until(lambda: deadline.input_value() == "0.001")
     lab.page.get_by_role("button", name="Reset").click()
     lab.until(lambda: "deadline_ms" not in lab.state)
+    assert deadline.input_value() == ""
+    assert deadline.get_attribute("placeholder") == "200 (the run's)"
+
+
+def test_a_gpu_is_chosen_and_the_views_follow(lab: Lab, frames: pl.DataFrame) -> None:
+    lab.reset()
+    lab.tab("Memory")
+    lab.tab("Streams")
+    for gpu in (0, 1):
+        lab.choose("gpu", str(gpu))
+        own = frames.filter(gpu=gpu)
+        assert 0 < own.height < frames.height
+
+        def only_those_are_drawn(gpu: int = gpu, own: pl.DataFrame = own) -> bool:
+            streams = set(own["stream_id"])
+            return (
+                lab.state.get("gpu") == gpu
+                and lab.rows("overview")["frames"].sum() == own.height
+                and lab.rows("latency")["frames"].sum() == own.height
+                and set(lab.rows("streams")["stream_id"]) == streams
+                and set(lab.rows("memory")["label"]) == streams
+            )
+
+        lab.until(only_those_are_drawn)
+        assert f"{own.height:,} frames in this slice" in lab.status
+    lab.choose("gpu", "all")
+    lab.until(lambda: lab.rows("latency")["frames"].sum() == frames.height)
+
+
+def test_a_run_that_has_grown_is_said_and_read_again(lab: Lab) -> None:
+    notice = "There is more of the run by now: Refresh reads it."
+    lab.choose("run", "growing")
+    lab.until(lambda: lab.state["run"] == 1)
+    before = lab.rows("latency")["frames"].sum()
+    whole = delivered(open_run(lab.folder / "whole")).height
+    assert 0 < before < whole
+    assert notice not in lab.status
+    shutil.copy(frame_events(lab.folder / "whole"), frame_events(lab.folder / "growing"))
+    lab.press("quantile", "ArrowLeft")
+    lab.until(lambda: notice in lab.status)
+    assert lab.rows("latency")["frames"].sum() == before
+    lab.page.get_by_role("button", name="Refresh").click()
+    lab.until(lambda: lab.status.startswith(f"Read again: {whole:,} frames"))
+    lab.until(lambda: lab.rows("latency")["frames"].sum() == whole)
+    lab.press("quantile", "ArrowLeft")
+    lab.until(lambda: lab.status == f"{whole:,} frames in this slice.")
 
 
 def test_a_brush_over_time_filters_every_view(lab: Lab, frames: pl.DataFrame) -> None:

@@ -2,8 +2,9 @@
 
 A specification is compiled once in the browser. After that only the rows of its data sets
 and the values of its parameters change: `t_from` and `t_to`, the seconds that are looked at;
-`codecs` and `colours`, those of the run; `deadline_ms` and `quantile`; `stage` and `frame`,
-which are chosen. What the page does with a chart is in `usermeta`:
+`codecs` and `colours`, those of the run; `labels` and `label_colours`, those of memory;
+`causes`, those of a waterfall; `deadline_ms` and `quantile`; `stage` and `frame`, which are
+chosen. What the page does with a chart is in `usermeta`:
 
 =========  =================================================================================
 rows       the column whose values take a row each, and pixels of a row, for charts that grow
@@ -155,7 +156,7 @@ def latency() -> AnyChart:
 
 
 def memory() -> AnyChart:
-    """Return the chart of GPU memory in use over time, stacked by label."""
+    """Return the chart of GPU memory in use over time, stacked by codec, or by stream."""
     chart = _stacked(
         "memory",
         alt.Y(
@@ -163,13 +164,14 @@ def memory() -> AnyChart:
             stack="zero",
             axis=alt.Axis(title="GPU memory in use", labelExpr=_BYTES, tickCount=4),
         ),
-        alt.Color("label:N", title=None, scale=alt.Scale(range=_SERIES)),
+        parts.named("label", "labels", "label_colours"),
         [
             alt.Tooltip("label:N", title="of"),
             alt.Tooltip("in_use_bytes:Q", title="bytes", format=","),
         ],
     )
-    return parts.view(chart, 120, brush={"t_s": "time_s"})
+    labels = [alt.param(name=name, value=[""]) for name in ("labels", "label_colours")]
+    return parts.view(chart, 120, labels, brush={"t_s": "time_s"})
 
 
 def kernel() -> AnyChart:

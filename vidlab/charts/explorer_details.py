@@ -7,6 +7,7 @@ import altair as alt
 from . import explorer_parts as parts
 from . import theme
 from .theme import AnyChart
+from .waterfall import marks
 
 #: Pixels of a row's mark.
 _ROW = 18
@@ -151,39 +152,19 @@ def flame(data: str) -> AnyChart:
 
 def waterfall() -> AnyChart:
     """Return one frame's way: its time from left to right, its stages from top to bottom."""
-    colours = theme.CAUSES
-    chart = (
-        alt.Chart(alt.NamedData("waterfall"))
-        .mark_bar(stroke="white", strokeWidth=0.3)
-        .encode(
-            x=alt.X("from_ms:Q", title="since the read of its packet (ms)"),
-            x2="to_ms",
-            y=alt.Y("row:N", sort=None, title=None, axis=alt.Axis(grid=True, labelLimit=170)),
-            color=alt.Color(
-                "cause:N",
-                title=None,
-                scale=alt.Scale(domain=list(colours), range=list(colours.values())),
-                legend=alt.Legend(
-                    orient="bottom",
-                    columns=3,
-                    values=alt.ExprRef("causes"),
-                    labelExpr="replace(datum.label, /_/g, ' ')",
-                ),
-            ),
-            opacity=alt.condition("datum.exact", alt.value(1), alt.value(0.55)),
-            tooltip=[
-                alt.Tooltip("row:N", title="stage"),
-                alt.Tooltip("cause:N", title="cause"),
-                alt.Tooltip("ms:Q", title="ms", format=",.4~r"),
-                alt.Tooltip("from_ms:Q", title="from, ms", format=",.4~r"),
-                alt.Tooltip("exact:N", title="known in place"),
-                alt.Tooltip("evidence:N", title="by the table"),
-            ],
-        )
+    color = theme.cause_colour(theme.CAUSES, title=None)
+    below = {"orient": "bottom", "columns": 2, "values": alt.ExprRef("causes")}
+    for name, value in below.items():
+        color["legend"][name] = value
+    chart = marks(
+        alt.NamedData("waterfall"),
+        stage="row",
+        y=alt.Y("row:N", sort=None, title=None, axis=alt.Axis(grid=True, labelLimit=170)),
+        color=color,
     )
     return parts.view(
         chart,
         200,
-        params=[alt.param(name="causes", value=list(colours))],
+        params=[alt.param(name="causes", value=list(theme.CAUSES))],
         rows={"column": "row", "height": _ROW},
     )

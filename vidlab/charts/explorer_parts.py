@@ -10,8 +10,8 @@ import altair as alt
 from . import theme
 from .theme import AnyChart
 
-#: Codecs that have a colour of their own in a chart; a run with more shares the last.
-MAX_CODECS = 16
+#: Names that have a colour of their own in a chart; where there are more, they share the last.
+MAX_NAMES = 16
 
 
 def view(chart: Any, height: int, params: Sequence[Any] = (), **meta: Any) -> AnyChart:
@@ -52,13 +52,19 @@ def focus(**more: Any) -> alt.X:
 
 def codec(legend: Any = alt.Undefined) -> alt.Color:
     """Return the codecs' colours: a codec has the same in every chart and every run."""
+    return named("codec", "codecs", "colours", legend)
+
+
+def named(field: str, names: str, colours: str, legend: Any = alt.Undefined) -> alt.Color:
+    """Return the colours that one parameter has for the names that another has."""
     if legend is alt.Undefined:
         legend = alt.Legend(orient="top", direction="horizontal", offset=2, padding=0)
-    colours = [
-        alt.ExprRef(f"colours[min({number}, length(colours) - 1)]") for number in range(MAX_CODECS)
+    shown = [
+        alt.ExprRef(f"{colours}[min({number}, length({colours}) - 1)]")
+        for number in range(MAX_NAMES)
     ]
-    scale = alt.Scale(domain=alt.ExprRef("codecs"), range=colours)
-    return alt.Color("codec:N", title=None, scale=scale, legend=legend)
+    scale = alt.Scale(domain=alt.ExprRef(names), range=shown)
+    return alt.Color(f"{field}:N", title=None, scale=scale, legend=legend)
 
 
 def log_axis(title: str, format: str = ",~g") -> alt.Axis:

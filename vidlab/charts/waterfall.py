@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import altair as alt
 import polars as pl
 
@@ -17,6 +20,9 @@ MAX_PARTS = 1_000
 
 #: Pixels of one stage's row.
 _ROW = 24
+
+#: The shortest parts are drawn this share of the frame's time wide, a pixel, to be seen.
+_PIXEL = 1 / (theme.WIDTH - 60)
 
 
 def frame(
@@ -40,43 +46,68 @@ def frame(
     begin = parts["t_ns"].min()
     rows = _placed(parts)
     most = rows.sort("duration_ns", descending=True).head(MAX_PARTS).sort("t_ns")
-    shown = most.with_columns(
+    shown = most.select(
+        "row",
+        "name",
         from_ms=((pl.col("t_ns") - begin) / 1e6).round(5),
         to_ms=((pl.col("t_ns") + pl.col("duration_ns") - begin) / 1e6).round(5),
         ms=(pl.col("duration_ns") / 1e6).round_sig_figs(5),
-        said=pl.col("cause").replace(CAUSE_WORDS),
-        known=pl.when("exact").then(pl.lit("in place")).otherwise(pl.lit("in amount only")),
-    ).select("row", "name", "from_ms", "to_ms", "ms", "cause", "said", "known", "evidence")
-    labels = rows.unique("row").sort("row")
-    end_ms = float(shown["to_ms"].max() or 0)  # type: ignore[arg-type]
-    # The shortest parts are a pixel wide, to be seen.
-    pixel_ms = end_ms / (theme.WIDTH - 60)
-    shown = shown.with_columns(
-        to_ms=pl.max_horizontal("to_ms", (pl.col("from_ms") + pixel_ms).clip(0, end_ms))
+        cause="cause",
+        exact=pl.col("exact").cast(pl.Int8),  # as text, "false" would be true to Vega
+        evidence="evidence",
     )
-    chart = (
-        alt.Chart(theme.data(shown))
+    labels = rows.unique("row").sort("row")
+    bars = marks(
+        theme.data(shown),
+        stage="name",
+        y=alt.Y(
+            "row:O",
+            title=None,
+            axis=alt.Axis(labelExpr=names.of_rows(labels["name"]), grid=True),
+        ),
+        color=theme.cause_colour(shown["cause"]),
+    )
+    chart = bars.properties(width=theme.WIDTH - 60, height=alt.Step(_ROW))
+    return theme.titled(chart, title, _left_out(parts, rows, most, shown), lost)
+
+
+def marks(data: Any, *, stage: str, y: alt.Y, color: alt.Color) -> alt.Chart:
+    """Return the bars of a frame's parts, as a report and the explorer draw them.
+
+    Parameters
+    ----------
+    data : altair data
+        `from_ms`, `to_ms`, `ms`, `cause`, `exact`, `evidence`, and the columns of `stage` and `y`.
+    stage : str
+        The column that says which stage it is.
+    y : Y
+        A row each stage.
+    color : Color
+        Of the column `cause`.
+    """
+    chart: alt.Chart = (
+        alt.Chart(data)
+        .transform_joinaggregate(end_ms="max(to_ms)")
+        .transform_calculate(
+            seen_to_ms=f"max(datum.to_ms, min(datum.from_ms + {_PIXEL} * datum.end_ms, "
+            "datum.end_ms))",
+            said=f"({json.dumps(CAUSE_WORDS)})[datum.cause] || datum.cause",
+            known="datum.exact ? 'in place' : 'in amount only'",
+        )
         .mark_bar()
         .encode(
             x=alt.X(
                 "from_ms:Q",
                 title="since the read of its packet (ms)",
-                scale=alt.Scale(domain=[0, end_ms or 1], nice=False),
+                scale=alt.Scale(nice=False, zero=True),
+                axis=alt.Axis(labelFlush=20),  # or a label at the end would be cut
             ),
-            x2="to_ms:Q",
-            y=alt.Y(
-                "row:O",
-                title=None,
-                axis=alt.Axis(labelExpr=names.of_rows(labels["name"]), grid=True),
-            ),
-            color=theme.cause_colour(shown["cause"]),
-            opacity=alt.Opacity(
-                "known:O",
-                legend=None,
-                scale=alt.Scale(domain=["in place", "in amount only"], range=[1, 0.6]),
-            ),
+            x2="seen_to_ms:Q",
+            y=y,
+            color=color,
+            opacity=alt.condition("datum.exact", alt.value(1), alt.value(0.6)),
             tooltip=[
-                alt.Tooltip("name:N", title="stage"),
+                alt.Tooltip(f"{stage}:N", title="stage"),
                 alt.Tooltip("said:N", title="cause"),
                 alt.Tooltip("ms:Q", title="ms", format=",.4~r"),
                 alt.Tooltip("from_ms:Q", title="from, ms", format=",.4~r"),
@@ -84,9 +115,8 @@ def frame(
                 alt.Tooltip("evidence:N", title="by the table"),
             ],
         )
-        .properties(width=theme.WIDTH - 60, height=alt.Step(_ROW))
     )
-    return theme.titled(chart, title, _left_out(parts, rows, most, shown), lost)
+    return chart
 
 
 def _placed(parts: pl.DataFrame) -> pl.DataFrame:
@@ -109,7 +139,7 @@ def _left_out(
     parts: pl.DataFrame, rows: pl.DataFrame, most: pl.DataFrame, shown: pl.DataFrame
 ) -> list[str]:
     lines = []
-    if shown["known"].is_in(["in amount only"]).any():
+    if (shown["exact"] == 0).any():
         lines.append("paler: its amount is known, its place within the stage is not")
     if rows.height > most.height or parts.height > rows.height:
         gone_ns = sum(parts["duration_ns"]) - sum(most["duration_ns"])

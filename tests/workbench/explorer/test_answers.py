@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from vidlab.analysis import blame, latency, pauses, tables
+from vidlab.analysis.causewords import CAUSE_WORDS
 from vidlab.charts import theme
 from vidlab.errors import InputError, RunError
 from vidlab.lab.synthetic import write_run, write_segments
@@ -260,7 +261,7 @@ def test_frames_beyond_the_quantile_have_their_worst_cause(whole: Run) -> None:
     blamed = blame.per_frame(whole, frames, blame.typical(whole, frames))
     worst = blamed.filter(pl.col("rank") == 1, pl.col("blamed_ns") > 0)
     wanted = {
-        str(frame): blame.CAUSES[cause].said(stage)
+        str(frame): f"{stage} · {CAUSE_WORDS[cause]}"
         for frame, cause, stage in worst.select("frame", "cause", "stage").iter_rows()
     }
     assert found["worst_cause"].drop_nulls().len() > 0

@@ -6,9 +6,11 @@ import polars as pl
 import pytest
 
 from vidlab.analysis import flame, kernel, memory, offcpu, profiles, wakeups
+from vidlab.analysis.appearance import codec_colour
 from vidlab.runs.run import Run
 from vidlab.workbench.explorer import profiled, signals
 from vidlab.workbench.explorer.answers import Explored
+from vidlab.workbench.explorer.drawn import STREAMS, drawn, legends
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +43,24 @@ def test_memory_in_use(explored: Explored, recorded: Run, labels: dict[str, str]
         assert part.filter(pl.col("t_s") == t_s)["in_use_bytes"].sum() == whole
 
 
+def test_memory_has_the_codecs_colours_until_streams_are_told_apart(explored: Explored) -> None:
+    whole, of_av1 = (
+        legends({"memory": drawn("memory", view(explored, "memory", **labels))})
+        for labels in ({}, {"codec": "av1"})
+    )
+    assert whole["label_colours"] == [codec_colour(codec) for codec in whole["labels"]]
+    assert "av1" in whole["labels"]
+    assert of_av1 == {"labels": ["cam-3"], "label_colours": [STREAMS[0]]}
+
+
 def test_many_labels_of_memory_are_put_together(
     recorded: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = view(Explored(recorded), "memory")
     monkeypatch.setattr(signals, "_TOLD", 1)
     few = view(Explored(recorded), "memory")
-    assert set(few["label"]) > {signals.OTHERS}
-    assert few["label"].n_unique() == 2
+    assert set(few["codec"]) > {signals.OTHERS}
+    assert few["codec"].n_unique() == 2
     total = pl.col("in_use_bytes").sum()
     times = ["t_s", "t_end_s"]
     sums = [table.group_by(times).agg(total).sort(times) for table in (every, few)]

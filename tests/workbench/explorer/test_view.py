@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 import vidlab as vl
+from vidlab import datasets
 from vidlab.charts import boxes
 from vidlab.charts import explorer as charts
 from vidlab.errors import InputError, RunError
@@ -166,11 +167,29 @@ def test_controls_and_state_follow_each_other(explorer: Explorer) -> None:
     assert controls.stream_id.value == "cam-03"
     assert controls.codec.value == ""
     assert controls.quantile.value == 0.9
-    assert controls.deadline_ms.value == 40.0
+    assert controls.deadline_ms.value == "40"
     assert json.loads(controls.state.value)["stream_id"] == "cam-03"
     controls.state.value = '{"gpu": 1}'
     assert explorer.state["gpu"] == 1
     assert explorer.state["stream_id"] is None
+
+
+def test_the_deadline_is_the_runs_own_until_another_is_chosen(explorer: Explorer) -> None:
+    field = explorer._controls.deadline_ms
+    assert (field.value, field.placeholder) == ("", "three frames")
+    for nonsense in ("soon", "-1", "0", "nan", "1e300"):
+        field.value = nonsense
+        assert explorer.state["deadline_ms"] is None
+        assert "deadline_ms is positive milliseconds" in explorer._board.notice
+        assert field.value == ""
+    field.value = " 12.5 "
+    assert explorer.state["deadline_ms"] == 12.5
+    assert field.value == "12.5"
+    field.value = ""
+    assert explorer.state["deadline_ms"] is None
+    assert vl.explore(datasets.load("everything"))._controls.deadline_ms.placeholder == (
+        "200 (the run's)"
+    )
 
 
 def test_a_state_can_be_shared(explorer: Explorer, path: Path) -> None:
@@ -222,7 +241,7 @@ def test_where_nobody_could_work_it_there_is_a_sentence(
 
 
 def test_altair_is_not_imported_where_the_charts_are_kept(explorer: Explorer, path: Path) -> None:
-    assert explorer._board.specs  # by now they are kept
+    assert explorer._board.library.charts  # by now they are kept
     code = (
         "import sys, vidlab as vl\n"
         f"vl.explore({str(path)!r})\n"

@@ -72,7 +72,6 @@ class Explored:
         self.source = source
         self._spans = source.count("spans")
         self._later = Later(lambda: Stages(source, exact=self._spans <= EXACT))
-        self._ordering = Later(lambda: self.stages.order())
         self._chosen = Chosen(source, lambda: self.stages)
         self._views = Views(source, self._chosen)
         self._signals = Signals(source)
@@ -146,14 +145,16 @@ class Explored:
         if unknown:
             raise InputError(f"there is no view {unknown[0]!r}: choose among {', '.join(VIEWS)}")
         self._check_stage(whole)
-        found = {view: self._answer(view, whole) for view in asked}
-        # What was asked first is answered: now what may be asked next.
+        return {view: self._answer(view, whole) for view in asked}
+
+    def ahead(self) -> None:
+        """Begin with what is likely to be asked next, in threads: once answers have been seen.
+
+        Sooner it would keep the page waiting, which needs a CPU to draw them.
+        """
         self._later.begin()
-        if self._later.ready and not self.exact:
-            self._ordering.begin()
         if self._causes.told:
             self._causes.begin()
-        return found
 
     def options(self, state: Mapping[str, Any] | None = None) -> dict[str, list[Any]]:
         """Return what can be chosen of each label, and of the stages.
@@ -226,9 +227,7 @@ class Explored:
             if state["latency_ms"] is None:
                 times = self._chosen.times(state)
             else:
-                frames = np.zeros(len(self.source.frame_ids), bool)
-                boxed = self._chosen.boxed(state).frame
-                frames[boxed[boxed >= 0]] = True
+                frames = self._chosen.frames(state)
             found = self.stages.percentiles(
                 state["quantile"], self._chosen.groups(state), times, frames
             )

@@ -15,12 +15,13 @@ from ...analysis import appearance
 from ...errors import InputError, VidlabError
 from ...runs.run import Run, open_run
 from ..notebooks import REPORT_VARIABLE
-from . import specs, vega, words
 from . import state as states
+from . import words
 from .answers import Explored
 from .controls import Controls
-from .drawn import TABLES, drawn
-from .view import Board, Library
+from .drawn import TABLES, drawn, legends
+from .library import the_library
+from .view import Board
 
 #: What `explore` takes for a run.
 AnyRun = Run | str | os.PathLike[str]
@@ -51,6 +52,9 @@ PANELS: list[dict[str, Any]] = [
 #: Views whose chart draws more than the data set of their name.
 _SETS = {"latency": ["latency", "worst"]}
 
+#: The data sets of the first panel.
+_FIRST = ("overview", "latency", "worst")
+
 #: The tab of a chosen frame: its panel, and its place there.
 _ONE_FRAME = 2, 4
 
@@ -58,36 +62,10 @@ _ONE_FRAME = 2, 4
 _KEPT = 2
 
 _numbers = itertools.count(1)
-_library: Library | None = None
-
-
-def explore(runs: AnyRun | Sequence[AnyRun], state: Mapping[str, Any] | None = None) -> Explorer:
-    """Explore a run, or several by turns, in JupyterLab: the cell's result is the explorer.
-
-    Slice by stream, codec, GPU and stage, drag over a time or a box of latency, and click a
-    frame to see where its time went. What is chosen is the explorer's `state`.
-
-    Parameters
-    ----------
-    runs : Run, path, or a sequence of them
-    state : mapping, optional
-        What to choose at first: another explorer's `state`, or a part of one.
-
-    Raises
-    ------
-    RunError
-        If there is no such run.
-    InputError
-        If no run is given, or the state is not possible.
-    MissingDependencyError
-        If a package of the extra `workbench` is not installed.
-    """
-    several = [runs] if isinstance(runs, Run | str | os.PathLike) else list(runs)
-    return Explorer(several, state)
 
 
 class Explorer:
-    """A run, or several, sliced and brushed in a notebook. Made by `explore`.
+    """A run, or several, sliced and brushed in a notebook. Made by `opening.explore`.
 
     Attributes
     ----------
@@ -106,20 +84,19 @@ class Explorer:
         self._explored: dict[int, Explored] = {}
         self._drawn: dict[str, Any] = {}
         self._frames: dict[str, pl.DataFrame] = {}
-        library = _the_library()
         self._open()
         self._controls = Controls(self._choose, [run.path.name for run in self._runs])
         views = [view for panel in PANELS for tab in panel["tabs"] for view in tab["views"]]
         self._board = Board(
             self._choose,
+            lambda: self._open().ahead(),
             {view: _sets(view) for view in views},
-            library=library,
+            library=the_library(),
             name=str(next(_numbers)),
             panels=PANELS,
             tabs=[0 for _ in PANELS],
             tables=TABLES,
             titles=words.TITLES,
-            **specs.specifications(),
         )
         self._controls.reset.on_click(lambda _: self._set({"run": self._state["run"]}))
         self._controls.refresh.on_click(lambda _: self.refresh())
@@ -164,7 +141,7 @@ class Explorer:
         options = explored.options(self._state)
         self._codecs = sorted(options["codec"]) or [appearance.NO_CODEC]
         self._seconds = explored.seconds
-        self._controls.offer(options, self._seconds)
+        self._controls.offer(options, self._seconds, self._own_deadline)
 
     def _choose(self, change: Mapping[str, Any]) -> None:
         """Take over what a control, a brush or a click has set."""
@@ -209,15 +186,20 @@ class Explorer:
         self._answer()
 
     def _answer(self) -> None:
-        """Ask for what is seen and does not show this state, and send it to the page."""
+        """Ask for what is seen and does not show this state, and send it to the page.
+
+        The first panel goes before the others: the page draws it while they are answered.
+        """
         views = self._seen()
         keys = {name: states.key(name, self._state) for view in views for name in _sets(view)}
+        stale = [name for name, key in keys.items() if self._drawn.get(name) != key]
+        first = [name for name in stale if name in _FIRST]
+        rest = [name for name in stale if name not in _FIRST]
         try:
-            explored = self._open()
-            stale = [name for name, key in keys.items() if self._drawn.get(name) != key]
-            answers = explored.answers(self._state, stale)
-            self._show(answers, explored.notes(self._state, views), views)
-            self._drawn |= {name: keys[name] for name in stale}
+            for names, awaited in ((first, rest), (rest, ())) if first and rest else ((stale, ()),):
+                answers = self._open().answers(self._state, names)
+                self._show(answers, views, awaited)
+                self._drawn |= {name: keys[name] for name in names}
         except VidlabError as error:
             self._say(str(error))
         except Exception as error:  # a person sees it, and can go on
@@ -229,17 +211,20 @@ class Explorer:
         return [view for panel, tab in tabs for view in panel["tabs"][tab]["views"]]
 
     def _show(
-        self, answers: Mapping[str, pl.DataFrame], notes: Mapping[str, str], views: Iterable[str]
+        self, answers: Mapping[str, pl.DataFrame], views: Iterable[str], awaited: Sequence[str]
     ) -> None:
         frames = {name: drawn(name, answer) for name, answer in answers.items()}
         self._frames |= frames
+        shown = [view for view in views if not any(name in awaited for name in _sets(view))]
+        notes = self._open().notes(self._state, shown)
         said = dict(self._board.said)
-        for view in views:
+        for view in shown:
             frame = self._frames[view]
             note = notes.get(view, "") or ("" if frame.height else words.EMPTY[view])
             said[view] = {"note": note, "alt": words.alt(view, frame)}
         self._board.draw(
             frames,
+            awaited,
             said=said,
             signals=self._signals(),
             notice=self._notice(),
@@ -268,9 +253,7 @@ class Explorer:
             "stream_id": state["stream_id"],
             "frame": "" if state["frame"] is None else str(state["frame"]),
         }
-        if "waterfall" in frames and frames["waterfall"].height:
-            signals["causes"] = frames["waterfall"]["cause"].unique().sort().to_list()
-        return signals
+        return signals | legends(frames)
 
     @property
     def _own_deadline(self) -> Any:
@@ -288,6 +271,7 @@ class Explorer:
         return says
 
     def _say(self, text: str) -> None:
+        self._board.awaited = []
         self._board.notice = text
 
     def __repr__(self) -> str:
@@ -305,11 +289,3 @@ class Explorer:
 
 def _sets(view: str) -> list[str]:
     return _SETS.get(view, [view])
-
-
-def _the_library() -> Library:
-    """Return the one that brings Vega to the page; a kernel needs no second."""
-    global _library
-    if _library is None or _library.comm is None:
-        _library = Library(code=vega.module())
-    return _library

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from ...analysis import blame, latency
+from ...analysis.causewords import CAUSE_WORDS
 from .later import Later
 from .source import Source, told
 from .stages import EXACT
@@ -56,8 +57,9 @@ class Causes:
         Returns
         -------
         polars.DataFrame
-            `frame`, `t_s`, `latency_ms`, `stream_id`, `codec`, `worst_cause` (in words; null if
-            the frame was not late by the run's own deadline, or it is not told).
+            `frame`, `t_s`, `latency_ms`, `stream_id`, `codec`, `worst_cause` (its stage
+            and the cause, in words; null if the frame was not late by the run's own deadline, or
+            it is not told).
         """
         if self.told:
             worst = self._worst.result()
@@ -99,10 +101,8 @@ class Causes:
             baseline = blame.typical(run, frames)
             blamed = blame.per_frame(run, worst.head(_FRAMES), baseline)
         first = blamed.filter(pl.col("rank") == 1, pl.col("blamed_ns") > 0)
-        said = [
-            blame.CAUSES[cause].said(stage)
-            for cause, stage in first.select("cause", "stage").iter_rows()
-        ]
-        return pl.DataFrame(
-            {"frame": first["frame"].cast(pl.String), "worst_cause": said}, schema=schema
+        stage, cause = (pl.col(name).cast(pl.String) for name in ("stage", "cause"))
+        return first.select(
+            pl.col("frame").cast(pl.String),
+            worst_cause=stage + " · " + cause.replace(CAUSE_WORDS),
         )

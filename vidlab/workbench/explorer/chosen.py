@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import state as states
-from .bricks import Times
-from .durations import Bools, Durations, Places
+from .durations import Bools, Durations, Moments, Numbers, Places, Times
 from .source import Source
 from .stages import Stages
 
@@ -50,9 +49,21 @@ class Chosen:
         begin, end = (self._source.start_ns + round(s * 1e9) for s in state["time_s"])
         return begin, end
 
-    def frames(self, state: Mapping[str, Any]) -> Durations:
-        """Return the latencies of whole frames with the chosen labels, at any time."""
-        return self._labelled({**state, "stage": None})
+    def moments(self, state: Mapping[str, Any]) -> Moments:
+        """Return what `timed` does, in the order of time."""
+        found = self._kept("moments", _rows(state), lambda: self._moments(state))
+        times = self.times(state)
+        return found if times is None else found.during(times)
+
+    def every(self, state: Mapping[str, Any]) -> Durations:
+        """Return all latencies, or all durations of the stage."""
+        stage = state["stage"]
+        return self._source.frames if stage is None else self._stages().of(stage)
+
+    def codecs(self, state: Mapping[str, Any]) -> Numbers:
+        """Return the codec of each of `every`, as of `Groups.codecs`."""
+        numbers = self._source.groups.codecs[0]
+        return self._kept("codecs", state["stage"], lambda: numbers.take(self.every(state).group))
 
     def timed(self, state: Mapping[str, Any]) -> Durations:
         """Return the latencies, or the durations of the stage, of the chosen labels and time."""
@@ -67,6 +78,15 @@ class Chosen:
         low, high = (round(ms * 1e6) for ms in state["latency_ms"])
         key = (_rows(state), _key(state["time_s"]), low, high)
         return self._kept("boxed", key, lambda: self.timed(state).between(low, high))
+
+    def frames(self, state: Mapping[str, Any]) -> Bools:
+        """Return of which frames `boxed` are, by row."""
+        boxed = self.boxed(state)
+        if state["stage"] is None:
+            return boxed.flags
+        flags = np.zeros(len(self._source.frames) + 1, bool)
+        flags[boxed.frame] = True
+        return flags[:-1]  # -1, which is none, is the last
 
     def beyond(self, state: Mapping[str, Any], place: Callable[[Durations], int]) -> Durations:
         """Return the delivered frames among `boxed` that took as long as the quantile, or longer.
@@ -95,15 +115,18 @@ class Chosen:
         return self._kept("labelled", _rows(state), lambda: self._narrowed(state))
 
     def _narrowed(self, state: Mapping[str, Any]) -> Durations:
-        stage, groups = state["stage"], self.groups(state)
-        rows = self._source.frames if stage is None else self._stages().of(stage)
-        return rows if groups is None else rows.where(groups.take(rows.group))
+        rows, groups = self.every(state), self.groups(state)
+        return rows if groups is None else rows.of_groups(groups)
+
+    def _moments(self, state: Mapping[str, Any]) -> Moments:
+        rows, groups = self.every(state).moments, self.groups(state)
+        return rows if groups is None else rows.of_groups(groups)
 
     def _timed(self, state: Mapping[str, Any]) -> Durations:
         rows, times = self._labelled(state), self.times(state)
         if times is None:
             return rows
-        return rows.where((rows.t_ns >= times[0]) & (rows.t_ns <= times[1]))
+        return rows.during(times)
 
     def _kept(self, step: str, key: Any, make: Callable[[], Kept]) -> Kept:
         known = self._known.setdefault(step, {})

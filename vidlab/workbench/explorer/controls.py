@@ -61,10 +61,13 @@ class Controls:
             description="quantile",
             **wide,
         )
-        self.deadline_ms = ipywidgets.BoundedFloatText(
-            value=0, min=0, max=_ANY, description="deadline (ms)", **wide
+        self.deadline_ms = ipywidgets.Text(
+            description="deadline (ms)", continuous_update=False, **wide
         )
-        self.deadline_ms.tooltip = "a frame is late beyond it; 0: the run's own"
+        self.deadline_ms.tooltip = (
+            "a frame is late beyond it; empty: the run's own or, where it has none, three frames' "
+            "time of its stream"
+        )
         self.frame = ipywidgets.Text(
             description="frame", placeholder="none", continuous_update=False, **wide
         )
@@ -75,9 +78,13 @@ class Controls:
         self._listen()
         self.widget = self._laid_out(len(runs) > 1)
 
-    def offer(self, options: Mapping[str, Sequence[Any]], seconds: float) -> None:
-        """Offer what a run has: values of the labels, and its length in seconds."""
+    def offer(
+        self, options: Mapping[str, Sequence[Any]], seconds: float, own_deadline_ms: float | None
+    ) -> None:
+        """Offer what a run has: values of the labels, its length, and its own deadline or None."""
+        own = "three frames" if own_deadline_ms is None else f"{own_deadline_ms:,g} (the run's)"
         with _Quiet(self):
+            self.deadline_ms.placeholder = own
             self.stream_id.options = [str(name) for name in options["stream_id"]]
             for name in _LABELS:
                 control = getattr(self, name)
@@ -102,7 +109,8 @@ class Controls:
             low, high = state["latency_ms"] or (_NONE, _ANY)
             self.latency_ms.value = _nearest(low), _nearest(high)
             self.quantile.value = min(_QUANTILES, key=lambda share: abs(share - state["quantile"]))
-            self.deadline_ms.value = state["deadline_ms"] or 0
+            chosen = state["deadline_ms"]
+            self.deadline_ms.value = "" if chosen is None else f"{chosen:.15g}"
             self.frame.value = "" if state["frame"] is None else str(state["frame"])
             self.state.value = json.dumps(
                 {name: value for name, value in state.items() if value is not None}
@@ -123,7 +131,7 @@ class Controls:
         told("time_s", self._chosen_time)
         told("latency_ms", lambda value: None if value == (_NONE, _ANY) else list(value))
         told("quantile", lambda value: value)
-        told("deadline_ms", lambda value: value or None)
+        told("deadline_ms", lambda value: _number(value) if value.strip() else None)
         told("frame", lambda value: value.strip() or None)
 
     def _chosen_time(self, value: tuple[float, float]) -> list[float] | None:
@@ -137,7 +145,7 @@ class Controls:
                 (self.codec, "130px"),
                 (self.gpu, "100px"),
                 (self.stage, "190px"),
-                (self.deadline_ms, "150px"),
+                (self.deadline_ms, "215px"),
                 (self.frame, "150px"),
                 (self.reset, "70px"),
                 (self.refresh, "80px"),
@@ -173,6 +181,15 @@ class _Quiet:
 
 def _percent(share: float) -> str:
     return f"{share * 100:g} %"
+
+
+def _number(text: str) -> float | str:
+    """Return the number; what is none, or beyond all bounds, stays text: the state refuses it."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if number <= _ANY else text
 
 
 def _nearest(ms: float) -> float:

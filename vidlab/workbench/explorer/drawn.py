@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from ... import sizes
 from ...analysis import appearance
+from ...analysis.causewords import CAUSE_WORDS
 
 #: Columns of the views that are tables on the page, with their headings; `pick` names the part
 #: of the state that a row chooses.
@@ -33,6 +36,13 @@ TABLES: dict[str, list[dict[str, str]]] = {
 }
 
 
+#: Of streams, where memory is told apart by them: browns, dark and light by turns. No codec is
+#: brown, to colour-blind readers either, so that no stream is taken for a codec.
+STREAMS = (
+    "#A7874E", "#FDD79A", "#7F622B", "#D2AF73", "#6B511A", "#BC9B61", "#93753D", "#E7C387",
+)  # fmt: skip
+
+
 def drawn(view: str, df: pl.DataFrame) -> pl.DataFrame:
     """Return what is drawn of a view's answer."""
     if not df.height:
@@ -44,8 +54,35 @@ def drawn(view: str, df: pl.DataFrame) -> pl.DataFrame:
     return df if change is None else change(df)
 
 
+def legends(frames: Mapping[str, pl.DataFrame]) -> dict[str, list[str]]:
+    """Return what the legends name that are not always the same, as values of parameters.
+
+    `frames` are what is drawn of some views. Returned are `labels` and `label_colours` of
+    memory, and `causes` of a waterfall, each if there are some.
+    """
+    found: dict[str, list[str]] = {}
+    memory, waterfall = (frames.get(name, pl.DataFrame()) for name in ("memory", "waterfall"))
+    if memory.height:
+        labels = memory["label"].unique().sort().to_list()
+        found["labels"] = labels
+        by_codec = "codec" in memory.columns
+        found["label_colours"] = [
+            appearance.codec_colour(label) if by_codec else STREAMS[number % len(STREAMS)]
+            for number, label in enumerate(labels)
+        ]
+    if waterfall.height:
+        present = set(waterfall["cause"])
+        found["causes"] = [cause for cause in CAUSE_WORDS if cause in present]
+    return found
+
+
+def _memory(df: pl.DataFrame) -> pl.DataFrame:
+    return df.with_columns(label="codec" if "codec" in df.columns else "stream_id")
+
+
 def _waterfall(df: pl.DataFrame) -> pl.DataFrame:
-    return df.select(
+    between = pl.col("kind").cast(pl.String) == "none"  # what no span covers is the last row
+    return df.sort(between, maintain_order=True).select(
         appearance.stage_row().alias("row"),
         "from_ms",
         "to_ms",
@@ -92,6 +129,7 @@ def _frame_memory(df: pl.DataFrame) -> pl.DataFrame:
 
 
 _CHANGES = {
+    "memory": _memory,
     "waterfall": _waterfall,
     "flame": _flame,
     "beyond_flame": _flame,

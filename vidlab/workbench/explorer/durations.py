@@ -1,10 +1,8 @@
 """Durations with their moments: those of whole frames, or of one stage, in NumPy arrays.
 
 They are kept in the order of the durations. Whatever is chosen of them is then in order as
-well, and each percentile of it a look at one place.
-
-The numbers are those of `analysis.latency` and `analysis.quantiles`: nearest-rank, and a row
-of a sampled stream counts for all that it stands for.
+well, and each percentile of it a look at one place. What is told of parts of time is told of
+the same rows in the order of time.
 """
 
 from __future__ import annotations
@@ -25,8 +23,64 @@ Places = npt.NDArray[np.intp]
 Numbers = npt.NDArray[np.unsignedinteger[Any]]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-# A product such as 0.07 * 100 is a little more than 7: without this its rank would be 8.
-_TIE = 1 - 1e-12
+#: The first moment and the last of a part of time, in nanoseconds, both included.
+Times = tuple[int, int]
+
+#: The longest of some rows are sought among so many times as many of all rows at first.
+_AMONG = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Rows in the order of time: a part of time is a slice of each column.
+
+    Attributes
+    ----------
+    t_ns : ndarray of int64
+        When each began; ascending.
+    group : ndarray of unsigned int
+        The group of its labels.
+    fine : ndarray of int16
+        Its duration bin, as of `analysis.bins`.
+    framed : ndarray of bool
+        Whether it is of a delivered frame.
+    place : ndarray of int32
+        Its place among all rows in the order of their durations.
+    """
+
+    t_ns: Ints
+    group: Numbers
+    fine: npt.NDArray[np.int16]
+    framed: Bools
+    place: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.t_ns)
+
+    def of_groups(self, groups: Bools) -> Moments:
+        """Return the rows of these groups."""
+        rows = np.flatnonzero(_is_of(self.group, groups))
+        return Moments(*(column.take(rows) for column in self._columns))
+
+    def during(self, times: Times) -> Moments:
+        """Return the rows that began then."""
+        rows = slice(*np.searchsorted(self.t_ns, [times[0], times[1] + 1]))
+        return Moments(*(column[rows] for column in self._columns))
+
+    def bins(self, count: int) -> tuple[int, int, Places]:
+        """Return the first of so many bins, how wide they are, and between which rows each is."""
+        start, width = time_bin(self.t_ns[[0, -1]] if len(self) else self.t_ns, count)
+        return start, width, np.searchsorted(self.t_ns, start + width * np.arange(count + 1))
+
+    def of_frames(self) -> Ints:
+        """Return the first moment and the last of what is of a delivered frame, if anything is."""
+        if not self.framed.any():
+            return self.t_ns[:0]
+        return self.t_ns[[self.framed.argmax(), -1 - self.framed[::-1].argmax()]]
+
+    @property
+    def _columns(self) -> tuple[npt.NDArray[Any], ...]:
+        return self.t_ns, self.group, self.fine, self.framed, self.place
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,24 +91,37 @@ class _Whole:
     ns: Ints
     group: Numbers
     frame: npt.NDArray[np.int32]
-
-    @cached_property
-    def fine(self) -> npt.NDArray[np.int16]:
-        exponent = np.log10(np.maximum(self.ns, bins.SHORTEST_NS)) * bins.PER_DECADE
-        return np.floor(exponent + 1e-9).astype(np.int16)
+    moments: Moments
 
 
 class Durations:
-    """Rows in the order of their durations, or some of these; a column is taken when asked for."""
+    """Rows in the order of their durations, or some of these; a column is taken when asked for.
 
-    def __init__(self, whole: _Whole, places: Places | None = None) -> None:
-        self._whole, self._places = whole, places
+    Which of all rows they are is known by their places, or by a flag for each of all: whoever
+    needs but one of these does not wait for the other.
+    """
+
+    def __init__(
+        self, whole: _Whole, places: Places | slice | None = None, flags: Bools | None = None
+    ) -> None:
+        self._whole = whole
+        if places is not None:
+            self.places = places
+        if flags is not None:
+            self.flags = flags
+        self._is_flagged = flags is not None
+        self.is_all = places is None and flags is None
 
     @classmethod
-    def ordered(
-        cls, t_ns: Ints, ns: Ints, group: Numbers, frame: npt.NDArray[np.int32]
+    def of(
+        cls,
+        t_ns: Ints,
+        ns: Ints,
+        group: Numbers,
+        frame: npt.NDArray[np.int32],
+        order: Places | None = None,
     ) -> Durations:
-        """Return these rows in the order of their durations; equally long ones stay as they were.
+        """Return these rows; equally long ones stay as they were.
 
         Parameters
         ----------
@@ -64,13 +131,44 @@ class Durations:
             Which labels it has: a row of `Groups.table`.
         frame : ndarray of int32
             The row of its frame among the delivered frames of the run; -1 if it is none of them.
+        order : ndarray of int, optional
+            `ascending` of `ns`, where that is known.
         """
-        order = ascending(ns)
-        whole = _Whole(t_ns.take(order), ns.take(order), group.take(order), frame.take(order))
-        return cls(whole)
+        order = ascending(ns) if order is None else order
+        # Rows come by time, or each group's do: what is nearly in order this sorts quickly.
+        by_time = np.argsort(t_ns, kind="stable")
+        place = np.empty(len(ns), np.int32)
+        place[order] = np.arange(len(ns), dtype=np.int32)
+        exponent = np.log10(np.maximum(ns, bins.SHORTEST_NS)) * bins.PER_DECADE
+        moments = Moments(
+            t_ns.take(by_time),
+            group.take(by_time),
+            np.floor(exponent + 1e-9).astype(np.int16).take(by_time),
+            (frame >= 0).take(by_time),
+            place.take(by_time),
+        )
+        columns = t_ns.take(order), ns.take(order), group.take(order), frame.take(order)
+        return cls(_Whole(*columns, moments))
 
     def __len__(self) -> int:
-        return len(self._whole.ns if self._places is None else self._places)
+        return len(self.ns) if isinstance(self.places, slice) else len(self.places)
+
+    @cached_property
+    def places(self) -> Places | slice:
+        """Which of all rows they are; ascending."""
+        return slice(0, len(self._whole.ns)) if self.is_all else np.flatnonzero(self.flags)
+
+    @cached_property
+    def flags(self) -> Bools:
+        """Whether each of all rows is one of them."""
+        flags = np.zeros(len(self._whole.ns), bool)
+        flags[self.places] = True
+        return flags
+
+    @property
+    def moments(self) -> Moments:
+        """All rows that there are, in the order of time."""
+        return self._whole.moments
 
     @cached_property
     def t_ns(self) -> Ints:
@@ -92,10 +190,14 @@ class Durations:
         """The row of each one's frame, or -1."""
         return self._taken(self._whole.frame)
 
-    @cached_property
-    def fine(self) -> npt.NDArray[np.int16]:
-        """Each one's duration bin, as of `analysis.bins`."""
-        return self._taken(self._whole.fine)
+    def of_groups(self, groups: Bools) -> Durations:
+        """Return the rows of these groups, of all that there are."""
+        return Durations(self._whole, flags=_is_of(self._whole.group, groups))
+
+    def during(self, times: Times) -> Durations:
+        """Return the rows that began then."""
+        flags = (self._whole.t_ns >= times[0]) & (self._whole.t_ns <= times[1])
+        return Durations(self._whole, flags=flags if self.is_all else flags & self.flags)
 
     def where(self, chosen: Bools) -> Durations:
         """Return the rows that are chosen."""
@@ -103,19 +205,46 @@ class Durations:
 
     def at(self, places: Places) -> Durations:
         """Return the rows at these places, which are ascending."""
-        return Durations(self._whole, places if self._places is None else self._places.take(places))
+        own = self.places
+        return Durations(
+            self._whole, places + own.start if isinstance(own, slice) else own.take(places)
+        )
 
     def between(self, low_ns: int, high_ns: int) -> Durations:
         """Return the rows that took from `low_ns` to `high_ns`, both included."""
-        first, last = np.searchsorted(self.ns, [low_ns, high_ns + 1])
-        return self.at(np.arange(first, last))
+        first, last = np.searchsorted(self._whole.ns, [low_ns, high_ns + 1]).tolist()
+        own = self.places
+        if isinstance(own, slice):
+            first, last = max(first, own.start), min(last, own.stop)
+            return Durations(self._whole, slice(first, max(first, last)))
+        return Durations(self._whole, own[slice(*np.searchsorted(own, [first, last]))])
 
     def last(self, count: int) -> Durations:
         """Return the longest of them, so many at most."""
-        return self.at(np.arange(max(len(self) - count, 0), len(self)))
+        if self._is_flagged:  # to list them all would take longer
+            first = max(len(self.flags) - _AMONG * count, 0)
+            longest = np.flatnonzero(self.flags[first:]) + first
+            if len(longest) >= count:
+                return Durations(self._whole, longest[len(longest) - count :])
+        own = self.places
+        if isinstance(own, slice):
+            return Durations(self._whole, slice(max(own.stop - count, own.start), own.stop))
+        return Durations(self._whole, own[max(len(own) - count, 0) :])
 
     def _taken(self, column: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        return column if self._places is None else column.take(self._places)
+        # `take` gathers twice as fast as an index does.
+        own = self.places
+        return column[own] if isinstance(own, slice) else column.take(own)
+
+
+def _is_of(group: Numbers, groups: Bools) -> Bools:
+    """Whether each row is of these groups."""
+    ends = np.flatnonzero(np.diff(groups, prepend=False, append=False)).tolist()
+    if len(ends) != 2:
+        return groups.take(group)
+    # A codec's groups lie side by side, and a stream is of one, as a rule: no look-up is needed.
+    found: Bools = (group >= ends[0]) & (group < ends[1])
+    return found
 
 
 def ascending(values: Ints) -> Places:
@@ -131,46 +260,6 @@ def ascending(values: Ints) -> Places:
         digits = ((values >> shift) & 0xFFFF).astype(np.uint16)
         order = order.take(np.argsort(digits.take(order), kind="stable"))
     return order
-
-
-def nearest_rank(count: int, quantile: float) -> int:
-    """Return the place of a quantile among so many values in ascending order."""
-    return max(int(np.ceil(count * (quantile * _TIE))), 1) - 1
-
-
-def weighted_rank(weights: Floats, quantile: float) -> int:
-    """Return the place of a quantile among values in ascending order that stand for so many."""
-    running = np.cumsum(weights)
-    wanted = quantile * _TIE * float(weights.sum())
-    return min(int(np.searchsorted(running, wanted)), len(running) - 1)
-
-
-def rank(count: int, weights: Floats | None, quantile: float) -> int:
-    """Return the place of a quantile; without weights all values stand for equally many."""
-    return nearest_rank(count, quantile) if weights is None else weighted_rank(weights, quantile)
-
-
-def ranks_of_groups(
-    counts: npt.NDArray[np.intp], weights: Floats | None, quantile: float
-) -> Places:
-    """Return the place of a quantile in each of several groups, one after the other.
-
-    Parameters
-    ----------
-    counts : ndarray of int
-        How many values each group has: one at least. Each group's are in ascending order.
-    weights : ndarray of float64, optional
-        How many each value stands for.
-    """
-    first = np.cumsum(counts) - counts
-    if weights is None:
-        places = np.ceil(counts * (quantile * _TIE)).astype(np.intp)
-        return np.asarray(first + np.maximum(places, 1) - 1)
-    found = [
-        weighted_rank(weights[begin : begin + count], quantile)
-        for begin, count in zip(first, counts, strict=True)
-    ]
-    return np.asarray(first + np.array(found, np.intp))
 
 
 def time_bin(t_ns: Ints, count: int) -> tuple[int, int]:

@@ -73,14 +73,15 @@ class Groups:
 
         If all rows stand for equally many: None, and how many.
         """
-        if not len(group) or not self._several_rates:
+        if not len(group) or not self.several_rates:
             return None, 1.0 / float(self.rates[0])
         rates = self.rates[group]
         least = float(rates.min())
         return (1.0 / rates, 1.0) if least < rates.max() else (None, 1.0 / least)
 
     @cached_property
-    def _several_rates(self) -> bool:
+    def several_rates(self) -> bool:
+        """Whether rows of some groups stand for more than those of others."""
         return bool((self.rates != self.rates[0]).any())
 
     @cached_property

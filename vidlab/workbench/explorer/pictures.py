@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import polars as pl
 
 from ...analysis import bins
 from . import durations
-from .durations import Durations, Floats, Ints, Places
+from .durations import Durations, Floats, Ints, Moments
+from .flagged import Flagged
 
 #: What fine bins of durations can be made coarser by.
 _COARSER = (1, 2, 3, 4, 6, 8, 12, 24, 48, 480)
@@ -16,19 +19,19 @@ _COARSER = (1, 2, 3, 4, 6, 8, 12, 24, 48, 480)
 _STEPS = 120
 
 #: Of how many of the longest rows the worst of each bin are looked for at first.
-_AT_A_TIME = 1 << 15
+_AT_A_TIME = 1 << 13
 
 _CELL = ("t_ns", "t_end_ns", "low_ns", "high_ns", "count")
 
 
 def heatmap(
-    rows: Durations, weights: Floats | None, each: float, time_bins: int, cells: int
+    rows: Moments, weights: Floats | None, each: float, time_bins: int, cells: int
 ) -> pl.DataFrame:
     """Return how many fall into each cell of time and duration: as `analysis.bins.heatmap`.
 
     Parameters
     ----------
-    rows : Durations
+    rows : Moments
     weights, each
         As of `Groups.weights`.
     time_bins, cells : int
@@ -41,16 +44,20 @@ def heatmap(
     """
     if not len(rows):
         return pl.DataFrame(schema=dict.fromkeys(_CELL, pl.Int64))
-    start, width = durations.time_bin(rows.t_ns, time_bins)
+    start, width, ends = rows.bins(time_bins)
     most = cells // time_bins
-    low, high = int(rows.fine[0]), int(rows.fine[-1])
+    low, high = int(rows.fine.min()), int(rows.fine.max())
     factor = next(f for f in _COARSER if high // f - low // f < most)
+    # One part of time after the other: what is counted of each stays in the processor's cache.
+    fine = [
+        np.bincount(rows.fine[a:b], None if weights is None else weights[a:b], high + 1)
+        for a, b in pairwise(ends.tolist())
+    ]
     first = low // factor
-    # A cell of each bin that durations can fall into, for each bin of time.
     row_of_fine = np.arange(low, high + 1) // factor - first
     count = int(row_of_fine[-1]) + 1
-    cell = durations.bin_of(rows.t_ns, start, width) * count + row_of_fine.take(rows.fine - low)
-    counts = np.bincount(cell, weights, time_bins * count)
+    begins = np.searchsorted(row_of_fine, np.arange(count))
+    counts = np.add.reduceat(np.stack(fine)[:, low:], begins, axis=1).ravel()
     used = np.flatnonzero(counts)
     time, row = used // count, used % count + first
     # int64 ends at 10^18.96.
@@ -66,42 +73,49 @@ def heatmap(
     )
 
 
-def tail(ns: Ints, weights: Floats | None) -> tuple[Ints, Floats]:
+def tail(ns: Ints, own: Flagged, weights: Floats | None) -> tuple[Ints, Floats]:
     """Return some of the values, and the share of all that took as long, or longer.
 
     Parameters
     ----------
     ns : ndarray of int64
-        In ascending order, one at least.
+        In ascending order.
+    own : Flagged
+        Which of these are looked at: one at least.
     weights : ndarray of float64, optional
-        How many each stands for.
+        How many each of them stands for.
     """
-    count = len(ns)
+    count = len(own)
     ranks = np.unique(np.rint(np.geomspace(1, count, _STEPS)).astype(np.intp))
-    values = np.unique(ns[count - ranks])
-    first = np.searchsorted(ns, values)
+    values = np.unique(ns.take(own.places(count - ranks)))
+    first = own.ranks(np.searchsorted(ns, values))
     if weights is None:
         return values, (count - first) / count
     before = np.concatenate([[0.0], np.cumsum(weights)])
     return values, 1 - before[first] / before[-1]
 
 
-def worst_of_bins(bin_: Places, each: int) -> Places:
-    """Return the places of the last `each` rows of every bin, ascending.
+def worst_of_bins(rows: Durations, ends: Ints, bins: int, each: int) -> Durations:
+    """Return the longest `each` rows of every bin of time that are of delivered frames.
 
-    Of rows in the order of their duration these are the longest.
+    Parameters
+    ----------
+    rows : Durations
+    ends : ndarray of int64
+        The first moment of such a row, and the last; empty if there is none.
+    bins, each : int
     """
-    if not len(bin_):
-        return np.empty(0, np.intp)
-    wanted = np.minimum(np.bincount(bin_), each)
-    count = min(_AT_A_TIME, len(bin_))
+    start, width = durations.time_bin(ends, bins)
+    count = _AT_A_TIME
     while True:  # the longest of each bin are, as a rule, among the longest of all
-        first = len(bin_) - count
-        back = bin_[: first - 1 if first else None : -1]
-        of_bin = np.bincount(back, minlength=len(wanted))
-        if count == len(bin_) or (of_bin >= wanted).all():
+        longest = rows.last(count)
+        known = longest.where(longest.frame >= 0)
+        # NumPy sorts small numbers by counting.
+        back = durations.bin_of(known.t_ns, start, width)[::-1].astype(np.uint16)
+        of_bin = np.bincount(back, minlength=bins)
+        if len(longest) < count or (of_bin >= each).all():
             order = np.argsort(back, kind="stable")
             begins = np.repeat(np.cumsum(of_bin) - of_bin, of_bin)
-            chosen = order[np.arange(count) - begins < each]
-            return np.sort(len(bin_) - 1 - chosen)
-        count = min(4 * count, len(bin_))
+            chosen = order[np.arange(len(back)) - begins < each]
+            return known.at(np.sort(len(back) - 1 - chosen))
+        count *= 4

@@ -52,12 +52,13 @@ class Signals:
         Returns
         -------
         polars.DataFrame
-            `t_s`, `t_end_s`, `label`, `in_use_bytes`. The label is the stream, where a codec,
-            a GPU or a stream is chosen; else the codec.
+            `t_s`, `t_end_s`, `stream_id`, `in_use_bytes` where a codec, a GPU or a stream is
+            chosen; else `codec` in place of `stream_id`.
         """
         key = ("memory", *states.of_labels(state))
         found = self._kept(key, lambda: self._memory(state))
-        return self._shown(found, state, "label", pl.col("in_use_bytes").last())
+        shown = self._shown(found, state, "label", pl.col("in_use_bytes").last())
+        return shown.rename({"label": _told_apart(state)})
 
     def kernel(self, state: State) -> pl.DataFrame:
         """Return how many threads were off the CPU: `t_s`, `t_end_s`, `state`, `threads`."""
@@ -78,8 +79,7 @@ class Signals:
 
     def _memory(self, state: State) -> pl.DataFrame:
         by_group = self._kept(("memory by group",), self._memory_by_group)
-        chosen = _chosen(state)
-        label = "stream_id" if chosen else "codec"
+        chosen, label = _chosen(state), _told_apart(state)
         found = by_group.filter(chosen) if chosen else by_group
         named = found.with_columns(
             pl.col(label).cast(pl.String).fill_null(f"(no {label})").alias("label")
@@ -198,6 +198,11 @@ def _chosen(state: State) -> list[pl.Expr]:
         for name in states.LABELS
         if state[name] is not None
     ]
+
+
+def _told_apart(state: State) -> str:
+    """By what GPU memory is told apart."""
+    return "stream_id" if _chosen(state) else "codec"
 
 
 def _held_up(rows: pl.DataFrame, what: str, column: str) -> pl.DataFrame:

@@ -13,6 +13,7 @@ import polars as pl
 from ...analysis import latency, tables
 from ...errors import RunError
 from ...runs.run import Run
+from . import durations
 from .durations import Bools, Durations, Ints
 from .groups import Groups
 
@@ -33,10 +34,11 @@ class Source:
     start_ns : int
         When the recording started: from there seconds are counted.
     groups : Groups
-    frame_ids : ndarray of uint64
-        The numbers of the delivered frames, ascending: a frame's row is its place here.
     frames : Durations
-        Their latencies, and when their packets were read.
+        The latencies of the delivered frames, and when their packets were read. A frame's row
+        is its place here: the quickest has the first.
+    frame_ids : ndarray of uint64
+        The number of each of these frames.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class Source:
         self.run = run
         self._read: dict[str, pl.DataFrame] = {}
         self._deadlines: dict[float | None, tuple[Ints, Bools]] = {}
+        self._late: dict[float | None, Bools] = {}
         self.files = _files(run)
         with told(run):
             self.start_ns = run.manifest.started.monotonic_ns
@@ -57,18 +60,18 @@ class Source:
             scanned = tables.delivered(run.scan("frames"), ("frame", "labels"))
             found = scanned.select(columns).collect()
         ids = found["frame"].to_numpy()
-        is_sorted = (ids[1:] >= ids[:-1]).all()  # as it is where streams are opened by name
-        order = slice(None) if is_sorted else np.argsort(ids, kind="stable")
-        self.frame_ids = ids[order]
-        self._group = self.groups.of(found["labels"])[order]
-        self._latency = found["end_to_end_ns"].to_numpy()[order]
-        self._present = np.flatnonzero(np.bincount(self._group, minlength=len(self.groups)))
-        self.frames = Durations.ordered(
-            found["t_demux_ns"].to_numpy()[order],
-            self._latency,
-            self._group,
-            np.arange(len(ids), dtype=np.int32),
-        )
+        if (ids[1:] < ids[:-1]).any():  # they are ascending where streams are opened by name
+            found = found.sort("frame", maintain_order=True)
+            ids = found["frame"].to_numpy()
+        self._ids = ids
+        group, ns = self.groups.of(found["labels"]), found["end_to_end_ns"].to_numpy()
+        self._present = np.flatnonzero(np.bincount(group, minlength=len(self.groups)))
+        order = durations.ascending(ns)
+        self.frame_ids = ids.take(order)
+        self._row_of_id = np.empty(len(ids), np.int32)
+        self._row_of_id[order] = np.arange(len(ids), dtype=np.int32)
+        t_ns = found["t_demux_ns"].to_numpy()
+        self.frames = Durations.of(t_ns, ns, group, self._row_of_id, order)
 
     @property
     def grown(self) -> bool:
@@ -127,10 +130,12 @@ class Source:
         )["deadline_ns"]  # fmt: skip
         return known.fill_null(_NEVER).to_numpy(), known.is_not_null().to_numpy()
 
-    def late(self, rows: npt.NDArray[np.int32], deadlines: Ints) -> Bools:
-        """Return which of these frames, by their row, were late; -1, which is none, was not."""
-        late = np.append(self._latency > deadlines[self._group], False)
-        return late.take(rows)
+    def late(self, deadline_ms: float | None) -> Bools:
+        """Return which frames were late, by their row; the last is for -1, which is none."""
+        if deadline_ms not in self._late:
+            deadlines = self.deadlines(deadline_ms)[0].take(self.frames.group)
+            self._late = {deadline_ms: np.append(self.frames.ns > deadlines, False)}
+        return self._late[deadline_ms]
 
     def began(self, frame: int) -> int | None:
         """Return when the packet of a frame was read, delivered or not; None if there is none."""
@@ -141,11 +146,11 @@ class Source:
 
     def rows_of(self, frames: pl.Series) -> npt.NDArray[np.int32]:
         """Return the row of each of these frames; -1 if it was not delivered."""
-        if not len(self.frame_ids):
+        if not len(self._ids):
             return np.full(len(frames), -1, np.int32)
         numbers = frames.fill_null(0).to_numpy()
-        place = np.minimum(np.searchsorted(self.frame_ids, numbers), len(self.frame_ids) - 1)
-        return np.where(self.frame_ids[place] == numbers, place, -1).astype(np.int32)
+        place = np.minimum(np.searchsorted(self._ids, numbers), len(self._ids) - 1)
+        return np.where(self._ids.take(place) == numbers, self._row_of_id.take(place), np.int32(-1))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The views' specifications, as the page takes them; kept, as altair is slow to import."""
+"""The charts' specifications as Vega takes them, kept: altair is slow to import and compile."""
 
 from __future__ import annotations
 
@@ -14,41 +14,65 @@ from .kept import kept
 
 _VIDLAB = Path(__file__).parents[2]
 
-#: What the specifications are made by: another text makes others.
+#: What the specifications are made by: another text, or another version, makes others.
 _MADE_BY = (
     *(f"charts/{name}.py" for name in ("explorer", "explorer_details", "explorer_parts", "theme")),
+    "charts/waterfall.py",
     "analysis/appearance.py",
+    "analysis/causewords.py",
+    "workbench/explorer/specs.py",
 )
+_PACKAGES = ("altair", "vl-convert-python")
 
 
 @cache
-def specifications() -> dict[str, Any]:
-    """Return what `charts.explorer` says: `specs`, by view, and `looks`, by theme.
+def specifications() -> dict[str, dict[str, Any]]:
+    """Return the charts of `charts.explorer` as Vega's specifications: by look, then by view.
 
-    They are kept by the version of altair and by the text of the modules that make them, so
-    that altair is imported once for all, and not by each kernel.
+    The looks are `light` and `dark`.
 
     Raises
     ------
     MissingDependencyError
-        If altair is not installed.
+        If altair or vl-convert is not installed.
     """
-    try:
-        made_by = hashlib.sha256(version("altair").encode())
-    except PackageNotFoundError as error:
-        raise missing_extra("altair", "workbench") from error
+    made_by = hashlib.sha256()
+    for package in _PACKAGES:
+        try:
+            made_by.update(version(package).encode())
+        except PackageNotFoundError as error:
+            raise missing_extra(package, "workbench") from error
     for path in _MADE_BY:
         made_by.update((_VIDLAB / path).read_bytes())
-    found: dict[str, Any] = json.loads(
+    found: dict[str, dict[str, Any]] = json.loads(
         kept(f"explorer-{made_by.hexdigest()[:16]}.json", lambda: json.dumps(_made()))
     )
     return found
 
 
-def _made() -> dict[str, Any]:
+def _made() -> dict[str, dict[str, Any]]:
+    import altair
+    import vl_convert
+
     from ...charts import explorer as charts
 
-    return {
-        "specs": charts.specifications(),
-        "looks": {"light": charts.looks(dark=False), "dark": charts.looks(dark=True)},
-    }
+    lite = altair.SCHEMA_VERSION.lstrip("v").rpartition(".")[0]
+    found: dict[str, dict[str, Any]] = {}
+    for look, dark in (("light", False), ("dark", True)):
+        # The board says in words what is seen; to describe each mark would take half the time.
+        config = {**charts.looks(dark), "aria": False}
+        found[look] = {
+            view: _tips_on_hover(vl_convert.vegalite_to_vega(spec, vl_version=lite, config=config))
+            for view, spec in charts.specifications().items()
+        }
+    return found
+
+
+def _tips_on_hover(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a specification whose tooltips are made when they are seen, not for each mark."""
+    for mark in spec.get("marks", []):
+        _tips_on_hover(mark)
+        encode = mark.get("encode", {})
+        if tip := encode.get("update", {}).pop("tooltip", None):
+            encode["hover"] = {"tooltip": tip}
+    return spec

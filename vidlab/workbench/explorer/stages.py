@@ -12,8 +12,10 @@ import polars as pl
 from ... import histogram
 from ...analysis import appearance, latency, quantiles
 from ...histogram import Histogram
-from .bricks import Brick, Times
-from .durations import Bools, Durations, Ints
+from .bricks import Brick
+from .durations import Bools, Durations, Ints, Times
+from .framed import parts
+from .later import Later
 from .source import Source, told
 
 #: Up to so many spans percentiles of stages are exact; beyond, by histogram.
@@ -50,7 +52,7 @@ class Stages:
     """
 
     def __init__(self, source: Source, exact: bool = True) -> None:
-        self._exact = exact
+        self._source, self._exact = source, exact
         groups, columns = source.groups, _Columns(source)
         self.table, stage = _numbered(columns.take("stage", "kind"))
         group = groups.of(columns.take("labels")["labels"])
@@ -65,30 +67,34 @@ class Stages:
         frame = source.rows_of(columns.take("frame")["frame"])[order]
         ends = np.cumsum(np.bincount(stage, minlength=self.table.height))
         self._bricks = [
-            Brick(groups, t_ns[rows], ns[rows], group[rows], frame[rows])
+            Brick(groups, source.frames, t_ns[rows], ns[rows], group[rows], frame[rows])
             for rows in map(slice, [0, *ends[:-1]], ends)
         ]
         if not exact:
             for brick in self._bricks:
                 brick.sum_up()
         self._ordered: dict[str, Durations] = {}
-        self._lock = Lock()
+        self._lock, self._locks = Lock(), {row: Lock() for row in self.table["row"]}
+        if not exact:  # before they are asked for
+            Later(self._order).begin()
 
     def of(self, row: str) -> Durations:
         """Return the durations of a stage, by what it is called."""
-        with self._lock:
-            known = self._ordered.pop(row, None)
+        with self._locks[row]:  # nobody waits until another stage is in order
+            known = self._ordered.get(row)
             if known is None:
                 known = self._bricks[self.table["row"].to_list().index(row)].durations()
-            self._ordered[row] = known  # the last one asked for is the last to go
-            if len(self._ordered) > _KEPT:
-                del self._ordered[next(iter(self._ordered))]
-            return known
+            with self._lock:
+                self._ordered.pop(row, None)
+                self._ordered[row] = known  # the last one asked for is the last to go
+                if len(self._ordered) > _KEPT:
+                    del self._ordered[next(iter(self._ordered))]
+        return known
 
-    def order(self) -> None:
-        """Put the durations of as many stages as are kept in order, before they are asked for."""
+    def _order(self) -> None:
+        """Put the durations of as many stages as are kept in order."""
         for row in self.table["row"].head(_KEPT):
-            assert len(self.of(row).fine) == len(self.of(row))
+            self.of(row)
 
     def percentiles(
         self,
@@ -111,12 +117,13 @@ class Stages:
             `stage`, `kind`, `row`, `median_ns`, `quantile_ns` and `count`; what took most time
             in all comes first.
         """
-        found = []
+        found, every = [], self._source.frames
+        chosen = [] if self._exact else parts(self._source.groups, groups, frames, every)
         for number, brick in enumerate(self._bricks):
             if self._exact:
                 read = brick.exact(groups, times, frames, quantile)
             else:
-                read = _read(brick.histogram(groups, times, frames), quantile)
+                read = _read(brick.histogram(chosen, times), quantile)
             if read is not None:
                 found.append((number, *read))
         named = self.table.with_row_index("n").cast({"n": pl.Int64})

@@ -1,8 +1,10 @@
-// The explorer's drawing: charts that are compiled once and are then only given rows and signals.
+// The explorer's board: its panels and tabs, what is drawn in them, and what a person does there.
 //
 // The kernel says by traits what to draw: `set_<view>` (rows), `signals`, `said` (a note and a
-// text for those who do not see the chart). What a person does goes back as { ask: { … } }, a
-// part of the explorer's state. While one is under way the newest waits, so nothing queues up.
+// text for those who do not see the chart); `awaited` are the sets of the same answer that are
+// yet to come. What a person does goes back as { ask: { … } }, a part of the explorer's state.
+// While one is under way the newest waits, so nothing queues up. { drawn: true } tells that all
+// is on the page.
 
 // How long the kernel may be silent before a person is told, in ms.
 const PATIENCE = 3000;
@@ -10,251 +12,18 @@ const PATIENCE = 3000;
 const BUSY = "Waiting for the kernel: it is busy, or gone. The newest choice is kept.";
 const GONE = "The kernel that answered is gone. Run the cell again to explore on.";
 
-// Vega, once a page, whatever the number of explorers on it.
-const LIBRARIES = (globalThis[Symbol.for("vidlab.vega")] ??= new Map());
+// What drawing.js has made, by its version.
+const DRAWINGS = (globalThis[Symbol.for("vidlab.drawings")] ??= new Map());
 
-function libraryModel(model) {
-  return model.widget_manager.get_model(model.get("library").replace("IPY_MODEL_", ""));
-}
-
-function vega(library) {
+async function drawingOf(library) {
   const version = library.get("version");
-  if (!LIBRARIES.has(version)) {
-    const url = URL.createObjectURL(new Blob([library.get("code")], { type: "text/javascript" }));
-    LIBRARIES.set(version, import(url).finally(() => URL.revokeObjectURL(url)));
-  }
-  return LIBRARIES.get(version);
-}
-
-function isDark() {
-  const light = document.body.dataset.jpThemeLight;
-  return light ? light === "false" : matchMedia("(prefers-color-scheme: dark)").matches;
-}
-
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
-// The rows of a data set: numbers come as bytes, texts as their distinct values and bytes.
-function rowsOf(set) {
-  const names = Object.keys(set?.columns ?? {});
-  const columns = names.map((name) => {
-    const { numbers, values, codes } = set.columns[name];
-    const bytes = numbers ?? codes;
-    const own = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
-    if (numbers) return new Float64Array(own);
-    return Array.from(new Int32Array(own), (code) => (code < 0 ? null : values[code]));
-  });
-  const rows = new Array(set?.rows ?? 0);
-  for (let row = 0; row < rows.length; row++) {
-    const made = (rows[row] = {});
-    for (let column = 0; column < names.length; column++) made[names[column]] = columns[column][row];
-  }
-  return rows;
-}
-
-// A brush is no more exact than its pixels.
-function rounded(value) {
-  return Number(value.toPrecision(6));
-}
-
-class Chart {
-  constructor(board, name, spec, place) {
-    Object.assign(this, { board, name, spec, place, meta: spec.usermeta ?? {} });
-    this.sets = board.model.get("sets")[name];
-    this.stale = new Set(this.sets);
-    this.resize = new ResizeObserver(() => this.fit());
-    this.resize.observe(place);
-    if (this.meta.brush) {
-      place.addEventListener("pointerdown", () => (this.dragging = true));
-      this.release = () => this.dragging && setTimeout(() => this.brushEnds());
-      addEventListener("pointerup", this.release);
-    }
-  }
-
-  close() {
-    this.resize.disconnect();
-    if (this.release) removeEventListener("pointerup", this.release);
-    this.forget();
-  }
-
-  forget() {
-    this.result?.finalize();
-    this.result = this.view = undefined;
-    this.stale = new Set(this.sets);
-  }
-
-  async embed() {
-    const { vegaEmbed } = await vega(await this.board.library);
-    const dark = isDark();
-    const rows = Object.fromEntries(this.sets.map((set) => [set, this.rows(set)]));
-    const signals = this.board.model.get("signals");
-    this.fitted = this.width();
-    const spec = {
-      ...this.spec,
-      width: this.fitted,
-      datasets: { ...this.spec.datasets, ...rows },
-      params: this.spec.params.map(
-        (param) => (param.name in signals ? { ...param, value: signals[param.name] } : param)),
-    };
-    this.result = await vegaEmbed(this.place, spec, {
-      actions: false,
-      logLevel: 1, // errors alone: a set of worst frames may well be empty
-      renderer: "canvas",
-      config: this.board.model.get("looks")[dark ? "dark" : "light"],
-      tooltip: { theme: dark ? "dark" : "light" },
-    });
-    const view = (this.view = this.place.view = this.result.view);
-    this.signals = new Set((this.result.vgSpec.signals ?? []).map((signal) => signal.name));
-    if (this.meta.brush) view.addSignalListener("brush", (_, value) => this.brushMoves(value));
-    if (this.meta.pick) view.addEventListener("click", (_, item) => this.pick(item?.datum));
-  }
-
-  async update() {
-    if (!this.stale.size && this.seen === this.board.model.get("signals")) return;
-    if (!this.view) await this.embed();
-    const { model } = this.board;
-    for (const set of this.stale) {
-      const rows = this.rows(set);
-      if (set === this.sets[0]) this.count(rows);
-      this.view.data(set, rows);
-    }
-    this.stale.clear();
-    this.seen = model.get("signals");
-    for (const [name, value] of Object.entries(this.seen)) {
-      if (this.signals.has(name)) this.view.signal(name, value);
-    }
-    await this.view.runAsync();
-    requestAnimationFrame(() => this.fit()); // it may have been compiled while nothing had a width
-    await this.showBrush();
-    this.place.setAttribute("aria-label", model.get("said")[this.name]?.alt ?? "");
-  }
-
-  rows(set) {
-    return rowsOf(this.board.model.get(`set_${set}`));
-  }
-
-  // A chart whose values take a row each is as high as they need.
-  count(rows) {
-    const { column, height } = this.meta.rows ?? {};
-    if (!height) return;
-    const values = new Set(rows.map((row, number) => row[column] ?? number));
-    this.view.height(values.size * height + 56);
-  }
-
-  width() {
-    return Math.max(this.place.clientWidth, 200);
-  }
-
-  async fit() {
-    if (!this.view || !this.place.clientWidth || this.fitted === this.width()) return;
-    this.fitted = this.width();
-    await this.view.width(this.fitted).runAsync();
-    await this.showBrush();
-  }
-
-  pick(datum) {
-    if (!datum || Object.keys(this.brush ?? {}).length) return; // the end of a brush is no click
-    for (const [column, name] of Object.entries(this.meta.pick)) {
-      if (datum[column] !== undefined) this.board.pick(name, datum[column]);
-    }
-  }
-
-  // Where a brush stays, it filters while it moves; elsewhere it looks closer when it is let go.
-  get stays() {
-    return this.name === "overview";
-  }
-
-  brushMoves(value) {
-    if (!this.dragging) return;
-    this.brush = value;
-    if (this.stays) this.tell(value);
-  }
-
-  brushEnds() {
-    this.dragging = false;
-    const value = this.brush;
-    this.brush = undefined;
-    if (value === undefined) return;
-    this.tell(value);
-    if (this.stays) return;
-    for (const name of ["brush_x", "brush_y"]) {
-      if (this.signals.has(name)) this.view.signal(name, [0, 0]);
-    }
-    this.view.runAsync();
-  }
-
-  tell(value) {
-    const change = {};
-    for (const [column, name] of Object.entries(this.meta.brush)) {
-      if (value[column]) change[name] = value[column].map(rounded).sort((a, b) => a - b);
-      else if (this.stays) change[name] = null;
-    }
-    if (Object.keys(change).length) this.board.ask(change);
-  }
-
-  // The brush that stays shows the time that is chosen, whoever chose it.
-  async showBrush() {
-    if (!this.stays || this.dragging) return;
-    const chosen = this.seen.time_s;
-    const scale = this.view.scale("x");
-    const wanted = chosen ? chosen.map((second) => scale(second)) : [0, 0];
-    const shown = this.view.signal("brush_x");
-    if (wanted.every((edge, side) => Math.abs(edge - (shown[side] ?? 0)) < 0.5)) return;
-    await this.view.signal("brush_x", wanted).runAsync();
-  }
-}
-
-class Table {
-  constructor(board, name, columns, place) {
-    Object.assign(this, { board, name, columns, place });
-    this.sets = board.model.get("sets")[name];
-    this.stale = new Set(this.sets);
-  }
-
-  close() {}
-
-  forget() {
-    this.stale = new Set(this.sets);
-  }
-
-  async update() {
-    const { model } = this.board;
-    const signals = model.get("signals");
-    if (!this.stale.size && this.seen === signals) return;
-    this.stale.clear();
-    this.seen = signals;
-    const number = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
-    const say = (value) => (typeof value === "number" ? number.format(value) : (value ?? "–"));
-    const head = this.columns.map(({ title }) => element("th", { scope: "col" }, title));
-    const body = rowsOf(model.get(`set_${this.name}`)).map((row) =>
-      element("tr", {}, ...this.columns.map(({ column, pick }) => {
-        if (!pick) return element("td", {}, say(row[column]));
-        const chosen = row[column] === signals[pick];
-        const button = element("button", { type: "button", "aria-pressed": chosen }, row[column]);
-        button.title = `look at ${pick} ${row[column]}`;
-        button.addEventListener("click", () => this.board.pick(pick, row[column], true));
-        return element("td", {}, button);
-      })));
-    const focused = this.place.contains(document.activeElement) && document.activeElement;
-    this.place.replaceChildren(
-      element("table", { "aria-label": model.get("titles")[this.name] },
-        element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body)));
-    if (focused) {
-      const again = [...this.place.querySelectorAll("button")];
-      again.find((button) => button.textContent === focused.textContent)?.focus();
-    }
-  }
+  if (!DRAWINGS.has(version)) DRAWINGS.set(version, Promise.withResolvers());
+  return DRAWINGS.get(version).promise;
 }
 
 class Board {
-  constructor(model, root) {
-    this.model = model;
-    this.root = root;
-    this.library = libraryModel(model);
+  constructor(model, root, library, drawing) {
+    Object.assign(this, { model, root, library, ...drawing });
     this.views = {};
     this.closing = new AbortController();
     this.build();
@@ -271,26 +40,26 @@ class Board {
   }
 
   build() {
-    this.status = element("p", { role: "status", "aria-live": "polite", class: "vidlab-status" });
-    const copy = element("button", { type: "button", class: "vidlab-copy" }, "Copy state");
+    this.status = this.element("p", { role: "status", "aria-live": "polite", class: "vidlab-status" });
+    const copy = this.element("button", { type: "button", class: "vidlab-copy" }, "Copy state");
     copy.title = "Copy what is chosen, as JSON for vl.explore(run, state=…)";
     copy.addEventListener("click", () => this.copy());
     this.panels = this.model.get("panels").map((panel, number) => this.panel(panel, number));
     this.root.classList.add("vidlab-board");
     this.root.replaceChildren(
-      element("div", { class: "vidlab-line" }, this.status, copy),
-      element("div", { class: "vidlab-panels" }, ...this.panels));
+      this.element("div", { class: "vidlab-line" }, this.status, copy),
+      this.element("div", { class: "vidlab-panels" }, ...this.panels));
     this.open();
   }
 
   panel({ label, tabs }, number) {
-    const made = element("section", { class: "vidlab-panel", "aria-label": label });
-    const bodies = tabs.map(({ views }) => element("div", {}, ...views.map((v) => this.place(v))));
+    const made = this.element("section", { class: "vidlab-panel", "aria-label": label });
+    const bodies = tabs.map(({ views }) => this.element("div", {}, ...views.map((v) => this.place(v))));
     if (tabs.length > 1) {
       const id = (tab) => `vidlab-${this.model.get("name")}-${number}-${tab}`;
-      const list = element("div", { role: "tablist", "aria-label": label });
+      const list = this.element("div", { role: "tablist", "aria-label": label });
       tabs.forEach(({ title }, tab) => {
-        const button = element("button", { type: "button", role: "tab", id: id(tab) }, title);
+        const button = this.element("button", { type: "button", role: "tab", id: id(tab) }, title);
         button.setAttribute("aria-controls", `${id(tab)}-body`);
         button.addEventListener("click", () => this.choose(number, tab));
         list.append(button);
@@ -313,16 +82,13 @@ class Board {
   }
 
   place(name) {
-    const place = element("div", { class: "vidlab-place" });
-    const note = element("p", { class: "vidlab-note" });
-    const caption = element("figcaption", {}, this.model.get("titles")[name]);
-    const alt = element("p", { class: "vidlab-alt" });
-    const figure = element("figure", { "data-view": name }, caption, note, place, alt);
-    const columns = this.model.get("tables")[name];
-    const spec = this.model.get("specs")[name];
-    this.views[name] = columns
-      ? new Table(this, name, columns, place)
-      : new Chart(this, name, spec, place);
+    const place = this.element("div", { class: "vidlab-place" });
+    const note = this.element("p", { class: "vidlab-note" });
+    const caption = this.element("figcaption", {}, this.model.get("titles")[name]);
+    const alt = this.element("p", { class: "vidlab-alt" });
+    const figure = this.element("figure", { "data-view": name }, caption, note, place, alt);
+    const View = name in this.model.get("tables") ? this.Table : this.Chart;
+    this.views[name] = new View(this, name, place);
     Object.assign(this.views[name], { figure, note, alt });
     return figure;
   }
@@ -339,23 +105,20 @@ class Board {
     }
     model.on("change", redraw);
     model.on("change:tabs", () => this.open());
-    model.on("change:specs", () => this.again());
     model.on("change:notice", () => this.tellTime());
     model.on("msg:custom", (message) => this.answered(message.answered));
-    this.library.then((library) => {
-      const look = () => {
-        this.gone = !library.comm_live;
-        this.tellTime();
-      };
-      library.on("comm_live_update", look);
-      this.closing.signal.addEventListener("abort", () => library.off("comm_live_update", look));
-    });
-    const { signal } = this.closing;
+    const { library, closing: { signal } } = this;
+    const look = () => {
+      this.gone = !library.comm_live;
+      this.tellTime();
+    };
+    library.on("comm_live_update", look);
+    signal.addEventListener("abort", () => library.off("comm_live_update", look));
     matchMedia("(prefers-color-scheme: dark)").addEventListener(
       "change", () => this.retheme(), { signal });
     this.themes = new MutationObserver(() => this.retheme());
     this.themes.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
-    this.dark = isDark();
+    this.look = this.charts.look;
   }
 
   // Draws what is seen and has changed; what comes meanwhile is drawn after it.
@@ -368,9 +131,9 @@ class Board {
     try {
       do {
         this.more = false;
-        const [drawn, state] = ["number", "state"].map((name) => this.model.get(name));
+        const [number, state] = ["number", "state"].map((name) => this.model.get(name));
         await Promise.all(this.visible().map((name) => this.show(name)));
-        Object.assign(this.root.dataset, { drawn, state });
+        if (this.number !== number) this.drawn(number, state);
       } while (this.more && !this.closing.signal.aborted);
     } finally {
       this.drawing = false;
@@ -378,8 +141,17 @@ class Board {
     this.label();
   }
 
+  // All of an answer is on the page, and the kernel may turn to what is likely to be asked next.
+  drawn(number, state) {
+    this.number = number;
+    Object.assign(this.root.dataset, { drawn: number, state });
+    if (!this.gone) this.model.send({ drawn: true });
+  }
+
   async show(name) {
     const view = this.views[name];
+    const awaited = this.model.get("awaited");
+    if (view.sets.some((set) => awaited.includes(set))) return;
     const { note = "", alt = "" } = this.model.get("said")[name] ?? {};
     const empty = !this.model.get(`set_${view.sets[0]}`)?.rows;
     view.note.textContent = note;
@@ -422,16 +194,11 @@ class Board {
     this.model.save_changes();
   }
 
-  // All is compiled anew: another theme, or other charts.
-  again() {
+  retheme() {
+    if (this.look === this.charts.look) return;
+    this.look = this.charts.look;
     for (const view of Object.values(this.views)) view.forget();
     this.draw();
-  }
-
-  retheme() {
-    if (this.dark === isDark()) return;
-    this.dark = isDark();
-    this.again();
   }
 
   // Choosing what is chosen already takes the choice back, unless it is to stay.
@@ -497,7 +264,19 @@ class Board {
 
 export default {
   render({ model, el }) {
-    const board = new Board(model, el);
-    return () => board.close();
+    let board;
+    const closing = new AbortController();
+    (async () => {
+      const id = model.get("library").replace("IPY_MODEL_", "");
+      const library = await model.widget_manager.get_model(id);
+      const drawing = await drawingOf(library);
+      if (!closing.signal.aborted) board = new Board(model, el, library, drawing);
+    })().catch((error) => {
+      el.textContent = `The explorer could not be drawn: ${error.message}. Run the cell again.`;
+    });
+    return () => {
+      closing.abort();
+      board?.close();
+    };
   },
 };

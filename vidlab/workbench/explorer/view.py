@@ -1,14 +1,13 @@
-"""The explorer's drawing in the browser: charts compiled once, then only given rows and values.
+"""The explorer's board in the browser: charts made once, then only given rows and values.
 
 Altair's own widget makes a chart anew with each change and forgets who listens to it. Here
-Vega comes to a page once, offline, and a chart once; after that a change carries the rows
-that are new. `view.js` is the other half.
+Vega comes to a page once, offline, and a chart once (see `library`); after that a change
+carries the rows that are new. `view.js` is the other half.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,12 @@ import numpy as np
 import polars as pl
 import traitlets
 
+from .library import Library
+
 _HERE = Path(__file__).parent
 
 #: Called with a part of the explorer's state that a brush or a click has set.
 Asked = Callable[[dict[str, Any]], None]
-
-
-class Library(ipywidgets.Widget):  # type: ignore[misc]
-    """Vega, as a JavaScript module: a kernel sends it once, and a page loads it once."""
-
-    code = traitlets.Unicode().tag(sync=True)
-    version = traitlets.Unicode(version("vl-convert-python")).tag(sync=True)
 
 
 class Board(anywidget.AnyWidget):
@@ -40,12 +34,12 @@ class Board(anywidget.AnyWidget):
         `label`, and `tabs`: each with a `title` and the names of its `views`.
     tabs : list of int
         Which tab of each panel is seen. The page sets it too.
-    specs, tables : dict
-        By view, its Vega-Lite specification, or its columns: `column`, `title`, `pick`.
+    tables : dict
+        By view that is a table, its columns: `column`, `title`, `pick`. Others are charts.
     sets : dict
         By view, the data sets that it draws; a view whose first is empty shows its note alone.
-    looks : dict
-        Vega-Lite's configuration for the theme `light` and the theme `dark`.
+    awaited : list of str
+        The data sets that are yet to come of an answer; a view that draws one of them waits.
     titles, said : dict
         By view, its heading; and its `note`, and `alt`: what is seen, in words.
     signals : dict
@@ -65,10 +59,9 @@ class Board(anywidget.AnyWidget):
     name = traitlets.Unicode().tag(sync=True)
     panels: Any = traitlets.List().tag(sync=True)
     tabs: Any = traitlets.List().tag(sync=True)
-    specs = traitlets.Dict().tag(sync=True)
     tables = traitlets.Dict().tag(sync=True)
     sets = traitlets.Dict().tag(sync=True)
-    looks = traitlets.Dict().tag(sync=True)
+    awaited: Any = traitlets.List().tag(sync=True)
     titles = traitlets.Dict().tag(sync=True)
     said = traitlets.Dict().tag(sync=True)
     signals = traitlets.Dict().tag(sync=True)
@@ -76,25 +69,49 @@ class Board(anywidget.AnyWidget):
     state = traitlets.Unicode().tag(sync=True)
     number = traitlets.Int().tag(sync=True)
 
-    def __init__(self, asked: Asked, sets: Mapping[str, list[str]], **traits: Any) -> None:
-        """Show the views; `asked` is called in the kernel's thread, one call after the other."""
-        self._asked = asked
+    def __init__(
+        self,
+        asked: Asked,
+        drawn: Callable[[], None],
+        sets: Mapping[str, list[str]],
+        **traits: Any,
+    ) -> None:
+        """Show the views; what is called, is called in the kernel's thread, one after the other.
+
+        Parameters
+        ----------
+        asked : function of a dict
+        drawn : function
+            Called when a page has drawn an answer.
+        sets : mapping
+        **traits
+        """
+        self._asked, self._drawn = asked, drawn
         names = sorted({name for several in sets.values() for name in several})
         self.add_traits(**{f"set_{name}": traitlets.Dict().tag(sync=True) for name in names})
         super().__init__(sets=dict(sets), **traits)
         self.on_msg(self._receive)
 
-    def draw(self, frames: Mapping[str, pl.DataFrame], **traits: Any) -> None:
-        """Send the rows of these data sets, and other traits, in one message; then draw."""
+    def draw(
+        self, frames: Mapping[str, pl.DataFrame], awaited: Sequence[str] = (), **traits: Any
+    ) -> None:
+        """Send the rows of these data sets, and other traits, in one message; then draw.
+
+        While sets are `awaited`, this is but a part of the answer.
+        """
         with self.hold_sync():
             for name, frame in frames.items():
                 self.set_trait(f"set_{name}", packed(frame))
             for name, value in traits.items():
                 self.set_trait(name, value)
-            self.number += 1
+            self.awaited = list(awaited)
+            self.number += not awaited
 
     def _receive(self, _: object, content: Any, __: object) -> None:
-        change = content.get("ask") if isinstance(content, dict) else None
+        said = content if isinstance(content, dict) else {}
+        if said.get("drawn"):
+            self._drawn()
+        change = said.get("ask")
         if not isinstance(change, dict):
             return
         try:

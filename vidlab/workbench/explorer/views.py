@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from . import durations, pictures
+from . import pictures, ranks
 from .chosen import Chosen
-from .durations import Bools, Durations, Floats, Places
+from .durations import Bools, Durations, Floats, Ints, Places
+from .flagged import Flagged
 from .source import Source
 
 #: Parts of time of the heatmap, and cells in all.
@@ -51,27 +52,29 @@ class Views:
         polars.DataFrame
             `t_s`, `t_end_s`, `frames`, `late`.
         """
-        rows = self._chosen.frames(state)
-        start, width = durations.time_bin(rows.t_ns, _OVERVIEW_BINS)
-        bin_ = durations.bin_of(rows.t_ns, start, width)
-        late = np.flatnonzero(self._late(rows, {**state, "stage": None}))
+        rows = self._chosen.moments({**state, "stage": None, "time_s": None})
+        start, width, ends = rows.bins(_OVERVIEW_BINS)
+        late = np.flatnonzero(self._source.late(state["deadline_ms"]).take(rows.place))
         weights, each = self._groups.weights(rows.group)
-        lates = None if weights is None else weights[late]
-        frames = np.bincount(bin_, weights, _OVERVIEW_BINS) * each
-        late_frames = np.bincount(bin_[late], lates, _OVERVIEW_BINS) * each
+        if weights is None:
+            frames, late_frames = np.diff(ends), np.diff(np.searchsorted(late, ends))
+        else:
+            bin_ = np.repeat(np.arange(_OVERVIEW_BINS), np.diff(ends))
+            frames = np.bincount(bin_, weights, _OVERVIEW_BINS)
+            late_frames = np.bincount(bin_[late], weights[late], _OVERVIEW_BINS)
         used = np.flatnonzero(frames)
         return pl.DataFrame(
             {
                 "t_s": self._seconds(start + used * width),
                 "t_end_s": self._seconds(start + (used + 1) * width),
-                "frames": np.rint(frames[used]).astype(np.int64),
-                "late": np.rint(late_frames[used]).astype(np.int64),
+                "frames": np.rint(frames[used] * each).astype(np.int64),
+                "late": np.rint(late_frames[used] * each).astype(np.int64),
             }
         )
 
     def latency(self, state: State) -> pl.DataFrame:
         """Return the heatmap: `t_s`, `t_end_s`, `low_ms`, `high_ms`, `frames`; as `over_time`."""
-        rows = self._chosen.timed(state)
+        rows = self._chosen.moments(state)
         cells = pictures.heatmap(rows, *self._groups.weights(rows.group), _TIME_BINS, _CELLS)
         return cells.select(
             t_s=self._seconds(pl.col("t_ns")),
@@ -90,11 +93,12 @@ class Views:
             `t_s`, `latency_ms`, `frame` (its number as text), `stream_id`, `codec`, `late`; the
             longest first.
         """
-        boxed = self._chosen.boxed(state)
-        known = boxed if state["stage"] is None else boxed.where(boxed.frame >= 0)
-        start, width = durations.time_bin(known.t_ns, _WORST_BINS)
-        bin_ = durations.bin_of(known.t_ns, start, width)
-        return self.points(known.at(pictures.worst_of_bins(bin_, _WORST_EACH)), state)
+        rows = self._chosen.boxed(state)
+        if state["latency_ms"] is None:
+            ends = self._chosen.moments(state).of_frames()
+        else:
+            ends = rows.t_ns if state["stage"] is None else rows.t_ns[rows.frame >= 0]
+        return self.points(pictures.worst_of_bins(rows, ends, _WORST_BINS, _WORST_EACH), state)
 
     def points(self, rows: Durations, state: State) -> pl.DataFrame:
         """Return the frames of these rows, as `worst` does."""
@@ -113,20 +117,29 @@ class Views:
     def tail(self, state: State) -> pl.DataFrame:
         """Return which share took how long, or longer: `codec`, `value_ms`, `longer`."""
         rows = self._chosen.timed(state)
-        codec_of, names = self._groups.codecs
-        codec = codec_of.take(rows.group)
-        weights = self._weights(rows)
-        parts = []
-        for number in np.flatnonzero(np.bincount(codec)):
-            mine = np.flatnonzero(codec == number)
-            values, longer = pictures.tail(
-                rows.ns[mine], None if weights is None else weights[mine]
-            )
-            named = pl.lit(names[number]).alias("codec")
-            parts.append(pl.DataFrame({"value_ms": values / 1e6, "longer": longer}).select(
-                named, "value_ms", "longer"
-            ))  # fmt: skip
-        return pl.concat([pl.DataFrame(schema=_TAIL), *parts])
+        every, codec = self._chosen.every(state), self._chosen.codecs(state)
+        found: list[tuple[str, Ints, Floats]] = []
+        for number, name in enumerate(self._groups.codecs[1]):
+            is_mine = codec == number
+            if not rows.is_all:
+                is_mine &= rows.flags
+            mine = Flagged(is_mine)
+            if not len(mine):
+                continue
+            weights = None
+            if self._groups.several_rates:
+                weights = self._groups.weights(every.group[is_mine])[0]
+            found.append((name, *pictures.tail(every.ns, mine, weights)))
+        # By hand: an expression of polars takes longer to set up than these few rows take.
+        return pl.DataFrame(
+            {
+                "codec": [name for name, values, _ in found for _ in values],
+                "value_ms": np.concatenate([np.empty(0), *(values for _, values, _ in found)])
+                / 1e6,
+                "longer": np.concatenate([np.empty(0), *(longer for _, _, longer in found)]),
+            },
+            schema=_TAIL,
+        )
 
     def streams(self, state: State) -> pl.DataFrame:
         """Return the streams with most late frames: see `by_stream`."""
@@ -143,24 +156,19 @@ class Views:
         """
         rows, order = self._chosen.boxed(state), self._chosen.by_stream(state)
         stream_of, names = self._groups.streams
-        stream = stream_of.take(rows.group)
-        weights, each = self._groups.weights(rows.group)
-        _, dated = self._source.deadlines(state["deadline_ms"])
-        found = np.bincount(stream, minlength=names.height)
+        by_group = np.bincount(rows.group, minlength=len(self._groups))
+        found = np.bincount(stream_of, by_group, names.height).astype(np.intp)
         used = np.flatnonzero(found)
 
-        def summed(places: Places | None) -> Floats:
-            if places is None:
-                sums = found if weights is None else np.bincount(stream, weights, len(found))
-            else:
-                some = None if weights is None else weights[places]
-                sums = np.bincount(stream[places], some, len(found))
-            return np.asarray(sums[used] * each)
+        def summed(counts: Places) -> Floats:  # of groups
+            sums = np.bincount(stream_of, counts / self._groups.rates, names.height)
+            return np.asarray(sums[used], np.float64)
 
-        frames = summed(None)
-        lates = summed(np.flatnonzero(self._late(rows, state)))
-        with_deadline = frames if dated.all() else summed(np.flatnonzero(dated[rows.group]))
-        places = durations.ranks_of_groups(
+        late = rows.group[self._late(rows, state)]
+        lates = summed(np.bincount(late, minlength=len(by_group)))
+        with_deadline = summed(by_group * self._source.deadlines(state["deadline_ms"])[1])
+        weights = self._weights(rows)
+        places = ranks.ranks_of_groups(
             found[used], None if weights is None else weights[order], state["quantile"]
         )
         share = np.divide(
@@ -169,7 +177,7 @@ class Views:
         return (
             names[used.tolist()]
             .with_columns(
-                frames=np.rint(frames).astype(np.int64),
+                frames=np.rint(summed(by_group)).astype(np.int64),
                 late=np.rint(lates).astype(np.int64),
                 late_share=pl.Series(share, nan_to_null=True),
                 quantile_ms=rows.ns[order[places]] / 1e6,
@@ -181,18 +189,16 @@ class Views:
         """Return the delivered frames that took as long as the quantile, or longer."""
         return self._chosen.beyond(
             state,
-            lambda rows: durations.rank(len(rows), self._weights(rows), state["quantile"]),
+            lambda rows: ranks.rank(len(rows), self._weights(rows), state["quantile"]),
         )
 
     def _weights(self, rows: Durations) -> Floats | None:
-        return self._groups.weights(rows.group)[0]
+        """Return how many each row stands for; None if all stand for equally many."""
+        return self._groups.weights(rows.group)[0] if self._groups.several_rates else None
 
     def _late(self, rows: Durations, state: State) -> Bools:
         """Return of each row whether its frame was late; what is no delivered frame was not."""
-        deadlines = self._source.deadlines(state["deadline_ms"])[0]
-        if state["stage"] is None:
-            return rows.ns > deadlines.take(rows.group)
-        return self._source.late(rows.frame, deadlines)
+        return self._source.late(state["deadline_ms"]).take(rows.frame)
 
     def _seconds(self, t_ns: Any) -> Any:
         return (t_ns - self._source.start_ns) / 1e9

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import polars as pl
 
 from ... import sizes
+from ...analysis.causewords import CAUSE_WORDS
 
 #: What is above each view.
 TITLES = {
@@ -137,11 +138,12 @@ def _flame(df: pl.DataFrame) -> str:
 
 def _waterfall(df: pl.DataFrame) -> str:
     by = (
-        df.group_by("row", "cause").agg(pl.col("ms").sum()).sort("ms", descending=True).head(5)
-    )  # fmt: skip
-    parts = "; ".join(
-        f"{row}, {cause.replace('_', ' ')} {ms:.3g} ms" for row, cause, ms in by.rows()
+        df.group_by("row", pl.col("cause").replace(CAUSE_WORDS))
+        .agg(pl.col("ms").sum())
+        .sort("ms", descending=True)
+        .head(5)
     )
+    parts = "; ".join(f"{row}, {said} {ms:.3g} ms" for row, said, ms in by.rows())
     return f"The frame's {_most(df['to_ms']):.4g} ms in {df.height} parts. Longest: {parts}."
 
 
