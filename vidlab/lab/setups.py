@@ -32,7 +32,7 @@ from .pipeline import Source
 DEADLINE_MS = 200.0
 
 #: Samples a second. The agent looks at all threads of the pipeline, six a stream, for each.
-SAMPLE_RATE = 20
+SAMPLE_RATE = 10
 
 #: Streams of clips that are made, unless another number is asked for.
 STREAMS = 4
