@@ -108,13 +108,11 @@ def times(path: Path) -> Iterator[Figure]:
     yield Figure("explain a frame of 1,000,000", statistics.median(parts), "ms", None, 50)
     # As text it comes with what is usual of its stream, and the evidence.
     first = [1e3 * seconds(lambda f=frame: str(vl.explain(path, frame=f))) for frame in chosen]
-    yield Figure("the same as text", statistics.median(first), "ms", None, 100)
+    yield Figure("the same as text", statistics.median(first), "ms")
     for frame in chosen:
         str(vl.explain(run, frame=frame))
     told = [1e3 * seconds(lambda f=frame: str(vl.explain(run, frame=f))) for frame in chosen]
-    yield Figure(
-        "the same where its stream has been looked at", statistics.median(told), "ms", None, 50
-    )
+    yield Figure("the same where its stream has been looked at", statistics.median(told), "ms")
     yield Figure("all their late frames blamed and ranked", min_of(all_late), "s")
     took = min_of(lambda: str(vl.explain_late(run)))
     yield Figure("explain all late frames of 1,000,000, as text", took, "s", None, 3)
