@@ -418,6 +418,20 @@ def test_a_click_leads_to_the_frames_waterfall(lab: Lab, frames: pl.DataFrame) -
     assert lab.page.get_by_role("tab", name="One frame").get_attribute("aria-selected") == "true"
 
 
+def test_what_is_under_the_pointer_is_told(lab: Lab) -> None:
+    lab.reset()
+    worst = lab.rows("latency", "worst").row(0, named=True)
+    x, y = lab.page.evaluate(PLACE, ["latency", "worst", 0, "t_s", "latency_ms"])
+    for step in (-60, 0, 1):
+        lab.page.mouse.move(x + step, y)
+    tip = lab.page.locator("#vg-tooltip-element.visible")
+    lab.until(tip.count)
+    for value in (worst["frame"], worst["stream_id"], f"{worst['latency_ms']:,.4g}"):
+        assert value in tip.inner_text()
+    lab.page.mouse.move(0, 0)
+    lab.until(lambda: not tip.count())
+
+
 def test_a_click_chooses_a_stage_and_another_takes_it_back(lab: Lab) -> None:
     lab.reset()
     lab.tab("Stages")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -88,10 +89,10 @@ def test_charts_come_compiled_in_both_looks(explorer: Explorer) -> None:
     assert charts["light"]["latency"]["marks"] != charts["dark"]["latency"]["marks"]
     for spec in charts["light"].values():
         assert "/schema/vega/" in spec["$schema"]
-        marks = [mark for outer in spec["marks"] for mark in (outer, *outer.get("marks", []))]
-        for mark in marks:
-            encode = mark.get("encode", {})
-            assert "tooltip" not in encode.get("update", {})  # thousands of texts that nobody reads
-            assert "description" not in encode.get("update", {})
-    heat = charts["light"]["latency"]["marks"]
-    assert any("tooltip" in mark.get("encode", {}).get("hover", {}) for mark in heat)
+        told = json.dumps(spec["marks"])  # not a text for each of thousands of marks
+        assert "format(datum" not in told
+        assert "description" not in told
+        for number, tip in enumerate(spec["usermeta"]["tips"]):
+            assert f"{{datum: datum, tip: {number}}}" in told
+            assert "datum[" in tip
+    assert charts["light"]["latency"]["usermeta"]["tips"]

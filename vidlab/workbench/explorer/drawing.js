@@ -64,15 +64,34 @@ class Charts {
       (set) => (set.name in rows ? { ...set, values: rows[set.name] } : set));
     const valued = spec.signals.map(
       (signal) => (signal.name in signals ? { ...signal, value: signals[signal.name] } : signal));
-    return this.vegaEmbed(place, { ...spec, data, signals: valued, width, height }, {
+    const formatTooltip = (value, clean) => tipOf(place.view, spec, value, clean);
+    const made = this.vegaEmbed(place, { ...spec, data, signals: valued, width, height }, {
       mode: "vega",
       actions: false,
-      hover: true, // what a tooltip says is made then
+      hover: false,
       logLevel: 1, // errors alone: a set of worst frames may well be empty
       renderer: "canvas",
-      tooltip: { theme: this.look },
+      tooltip: { theme: this.look, formatTooltip },
     });
+    return made.then(({ view }) => (place.view = view));
   }
+}
+
+// What a mark's tooltip says, as HTML: its expression is Vega's, which is JavaScript but for these
+// functions.
+function tipOf(view, { usermeta }, { datum, tip }, clean) {
+  const { format } = view.locale();
+  const functions = {
+    format: (value, how) => (value === null ? "–" : format(how)(value)),
+    isArray: Array.isArray,
+    isValid: (value) => value !== null && value !== undefined && !Number.isNaN(value),
+    join: (values, by) => values.join(by),
+  };
+  const say = new Function("datum", ...Object.keys(functions), `return ${usermeta.tips[tip]}`);
+  const rows = Object.entries(say(datum, ...Object.values(functions)));
+  const cell = (name, text) => `<td class="${name}">${clean(String(text))}</td>`;
+  const row = ([key, value]) => `<tr>${cell("key", key)}${cell("value", value)}</tr>`;
+  return `<table>${rows.map(row).join("")}</table>`;
 }
 
 // The rows of a data set: numbers come as bytes, texts as their distinct values and bytes.
@@ -122,8 +141,8 @@ class Chart {
   }
 
   forget() {
-    this.result?.finalize();
-    this.result = this.view = undefined;
+    this.view?.finalize();
+    this.view = undefined;
     this.stale = new Set(this.sets);
   }
 
@@ -132,8 +151,8 @@ class Chart {
     this.fitted = this.width();
     const size = { width: this.fitted, height: this.height(rows[this.sets[0]]) };
     this.charts.wanted = true;
-    this.result = await this.charts.embed(this.place, this.name, rows, { ...signals, ...size });
-    const view = (this.view = this.place.view = this.result.view);
+    const view = await this.charts.embed(this.place, this.name, rows, { ...signals, ...size });
+    this.view = view;
     if (this.meta.brush) view.addSignalListener("brush", (_, value) => this.brushMoves(value));
     if (this.meta.pick) view.addEventListener("click", (_, item) => this.pick(item?.datum));
   }

@@ -62,17 +62,27 @@ def _made() -> dict[str, dict[str, Any]]:
         # The board says in words what is seen; to describe each mark would take half the time.
         config = {**charts.looks(dark), "aria": False}
         found[look] = {
-            view: _tips_on_hover(vl_convert.vegalite_to_vega(spec, vl_version=lite, config=config))
+            view: _tips_when_seen(vl_convert.vegalite_to_vega(spec, vl_version=lite, config=config))
             for view, spec in charts.specifications().items()
         }
     return found
 
 
-def _tips_on_hover(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return a specification whose tooltips are made when they are seen, not for each mark."""
-    for mark in spec.get("marks", []):
-        _tips_on_hover(mark)
-        encode = mark.get("encode", {})
-        if tip := encode.get("update", {}).pop("tooltip", None):
-            encode["hover"] = {"tooltip": tip}
-    return spec
+def _tips_when_seen(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a specification whose tooltips the page makes when they are seen.
+
+    Vega would make one for each of thousands of marks, each time that they change. Here a
+    mark's names its expression, in `tips` of `usermeta`, and brings the datum.
+    """
+    tips: list[str] = []
+
+    def put_off(marks: list[dict[str, Any]]) -> None:
+        for mark in marks:
+            put_off(mark.get("marks", []))
+            update = mark.get("encode", {}).get("update", {})
+            if "tooltip" in update:
+                tips.append(update["tooltip"]["signal"])
+                update["tooltip"] = {"signal": f"{{datum: datum, tip: {len(tips) - 1}}}"}
+
+    put_off(spec["marks"])
+    return {**spec, "usermeta": {**spec.get("usermeta", {}), "tips": tips}}
