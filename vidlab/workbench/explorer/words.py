@@ -12,7 +12,7 @@ from ...analysis.causewords import CAUSE_WORDS
 #: What is above each view.
 TITLES = {
     "overview": "Frames over the whole run, late ones red: drag to choose a time",
-    "latency": "Latency: darker means more frames; points are the worst, triangles late",
+    "latency": "Latency: stronger colour, more frames; points are the worst, triangles late",
     "memory": "GPU memory in use",
     "kernel": "What threads waited for, by the kernel",
     "runtime": "How long the interpreter and the CPU queue held work up",
