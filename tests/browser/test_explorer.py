@@ -50,6 +50,15 @@ PLACE = """
 }
 """
 
+#: A view takes a while to be drawn from now on.
+SLOWED = """
+(view) => {
+  const chart = document.querySelector(`[data-view=${view}] .vidlab-place`).view;
+  const run = chart.runAsync.bind(chart);
+  chart.runAsync = () => new Promise((done) => setTimeout(done, 400)).then(run);
+}
+"""
+
 #: The rows of a data set, as Vega has them.
 ROWS = """
 ([view, set]) => document.querySelector(`[data-view=${view}] .vidlab-place`).view.data(set)
@@ -416,6 +425,24 @@ def test_a_click_leads_to_the_frames_waterfall(lab: Lab, frames: pl.DataFrame) -
     lab.after(lambda: lab.page.keyboard.press("Enter"))
     assert str(lab.state["frame"]) == other
     assert lab.page.get_by_role("tab", name="One frame").get_attribute("aria-selected") == "true"
+
+
+def test_what_comes_while_a_chart_is_drawn_is_drawn_after_it(lab: Lab) -> None:
+    lab.reset()
+    lab.tab("Stages")
+    lab.page.evaluate(SLOWED, "stages")
+    before = lab.rows("stages")["quantile_ms"].to_list()
+    lab.page.get_by_role("slider", name="quantile", exact=True).focus()
+    first = lab.drawn()
+    for _ in range(3):
+        lab.page.keyboard.press("ArrowLeft")
+        lab.page.wait_for_timeout(150)  # its answer comes while the one before is drawn
+    lab.until(lambda: lab.state["quantile"] == 0.96 and lab.drawn() > first)
+    last = lab.rows("stages")["quantile_ms"].to_list()
+    lab.become(quantile=0.96, deadline_ms=200)  # drawn anew, nothing being under way
+    lab.become(run=0)
+    lab.become(quantile=0.96)
+    assert lab.rows("stages")["quantile_ms"].to_list() == last != before
 
 
 def test_what_is_under_the_pointer_is_told(lab: Lab) -> None:

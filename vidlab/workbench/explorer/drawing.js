@@ -157,8 +157,8 @@ class Chart {
     if (this.meta.pick) view.addEventListener("click", (_, item) => this.pick(item?.datum));
   }
 
-  async change(signals) {
-    for (const set of this.stale) {
+  async change(stale, signals) {
+    for (const set of stale) {
       const rows = this.rows(set);
       this.view.data(set, rows);
       if (set === this.sets[0]) this.view.height(this.height(rows));
@@ -173,10 +173,11 @@ class Chart {
     const all = Object.entries(this.board.model.get("signals"));
     const signals = Object.fromEntries(all.filter(([name]) => this.follows(name)));
     const seen = JSON.stringify(signals);
-    if (!this.stale.size && this.seen === seen) return;
-    await (this.view ? this.change(signals) : this.embed(signals));
+    if (this.view && !this.stale.size && this.seen === seen) return;
+    const stale = [...this.stale]; // what becomes stale from here on is drawn the next time
     this.stale.clear();
     this.seen = seen;
+    await (this.view ? this.change(stale, signals) : this.embed(signals));
     requestAnimationFrame(() => this.fit()); // it may have been made while nothing had a width
     await this.showBrush();
     const alt = this.board.model.get("said")[this.name]?.alt ?? "";
