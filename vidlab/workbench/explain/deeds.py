@@ -103,7 +103,7 @@ def said(did: Facts) -> str:
         return f"{stage} was at work {at_work} of that time, and took nothing otherwise"
     if did["did"] == UNKNOWN:
         return f"{stage} was at work {at_work} of that time"
-    return f"{stage} was at work {at_work} of that time{_spent_said(did['spent_ms'])}"
+    return f"{stage} was at work {at_work} of that time{_spent_said(did)}"
 
 
 def named(queue: str) -> str:
@@ -117,8 +117,8 @@ def most_spent(did: Facts) -> str:
     return cause if most and most >= sum(did["spent_ms"].values()) / 2 else ""
 
 
-def _spent_said(spent_ms: dict[str, float]) -> str:
-    cause = most_spent({"spent_ms": spent_ms})
+def _spent_said(did: Facts) -> str:
+    cause, spent_ms = most_spent(did), did["spent_ms"]
     if not cause:
         return ""
     most, total = spent_ms[cause], sum(spent_ms.values())

@@ -195,8 +195,9 @@ class Explorer:
         stale = [name for name, key in keys.items() if self._drawn.get(name) != key]
         first = [name for name in stale if name in _FIRST]
         rest = [name for name in stale if name not in _FIRST]
+        parts = [(first, rest), (rest, [])] if first and rest else [(stale, [])]
         try:
-            for names, awaited in ((first, rest), (rest, ())) if first and rest else ((stale, ()),):
+            for names, awaited in parts:
                 answers = self._open().answers(self._state, names)
                 self._show(answers, views, awaited)
                 self._drawn |= {name: keys[name] for name in names}

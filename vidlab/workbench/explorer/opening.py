@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .library import the_library
 
 if TYPE_CHECKING:
-    from ...runs.run import Run
-    from .board import Explorer
+    from .board import AnyRun, Explorer
 
 
-def explore(
-    runs: Run | str | os.PathLike[str] | Sequence[Run | str | os.PathLike[str]],
-    state: Mapping[str, Any] | None = None,
-) -> Explorer:
+def explore(runs: AnyRun | Iterable[AnyRun], state: Mapping[str, Any] | None = None) -> Explorer:
     """Explore a run, or several by turns, in JupyterLab: the cell's result is the explorer.
 
     Slice by stream, codec, GPU and stage, drag over a time or a box of latency, and click a
@@ -39,7 +35,8 @@ def explore(
     """
     # The page reads it while the kernel imports what reads runs: half a second of the first view.
     the_library()
+    from ...runs.run import Run
     from .board import Explorer
 
-    one = isinstance(runs, str | os.PathLike) or not isinstance(runs, Sequence)
-    return Explorer([runs] if one else list(runs), state)  # type: ignore[list-item, arg-type]
+    several = [runs] if isinstance(runs, Run | str | os.PathLike) else list(runs)
+    return Explorer(several, state)
