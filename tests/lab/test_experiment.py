@@ -89,7 +89,7 @@ def test_what_was_planted_is_found_and_blamed(shown: Experiment) -> None:
     by_codec = dict(
         of_stage.group_by(pl.col("codec").cast(pl.String)).agg(pl.col("seconds").sum()).rows()
     )
-    assert by_codec["h264"] > 20 * faults.SLOW_S
+    assert by_codec["h264"] > 20 * faults.SLOW_INTERVALS / 25
     text = str(shown)
     assert "1 of 1 planted faults were found" in text
     assert str(shown.late) in text
@@ -228,8 +228,18 @@ def test_the_usual_deadline_is_that_of_the_clips(
 ) -> None:
     assert "deadline_ms" not in set_up(clips, backend="cpu").parameters
     monkeypatch.setattr(setups, "CLIPS", SMALL)
-    assert set_up(streams=1, backend="cpu").parameters["deadline_ms"] == setups.DEADLINE_MS
+    assert set_up(streams=1, backend="cpu").parameters["deadline_ms"] == 200
+    assert set_up(streams=8, backend="cpu").parameters["deadline_ms"] == 500  # 10/s
     assert set_up(clips, backend="cpu", deadline_ms=33).parameters["deadline_ms"] == 33
+
+
+def test_many_streams_have_fewer_frames_a_second_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = {count: sources.made(count, clips=SMALL) for count in (3, 4, 100)}
+    rates = {count: {int(one.rate) for one in ones} for count, ones in made.items()}
+    assert rates == {3: {25}, 4: {20}, 100: {1}}
 
 
 def test_clips_are_as_long_as_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,10 +120,17 @@ def _steps(spans: AnyTable) -> pl.LazyFrame:
 
 
 def _ways(steps: pl.LazyFrame) -> pl.LazyFrame:
-    """Each queue's `place` on the frames' way, and the `stage` after it that takes most time."""
+    """Each queue's `place` on the frames' way, and the `stage` after it that takes most time.
+
+    By its median and how often it is there: a single wait for the GIL may be longer than all
+    work of a short stage, whichever it falls on.
+    """
     return (
         steps.group_by(*_QUEUE, "stage")
-        .agg((pl.col("duration_ns") * pl.col(tables.WEIGHT)).sum(), pl.col("since_ns").median())
+        .agg(
+            pl.col("duration_ns").median() * pl.col(tables.WEIGHT).sum(),
+            pl.col("since_ns").median(),
+        )
         .sort("duration_ns")
         .group_by(_QUEUE, maintain_order=True)
         .agg(pl.col("stage").last(), pl.col("since_ns").min().alias("place"))

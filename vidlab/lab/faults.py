@@ -30,13 +30,14 @@ SLOW_STAGE = "slow_stage"  # a stage takes long, for one codec
 LEAK = "leak"  # GPU memory is never given back, for one codec
 
 #: How long a stage with `QUEUE_BACKS_UP` stays away before each frame.
-AWAY_S = 0.15
+AWAY_S = 0.4
 
-#: What a stage with `SLOW_STAGE` waits for, per frame: more than a frame interval at 25/s.
-SLOW_S = 0.045
+#: What a stage with `SLOW_STAGE` waits for, per frame, in frame intervals: it cannot keep up.
+SLOW_INTERVALS = 1.125
 
-#: How long the hog holds the GIL at a time, and lets go of it in between.
-HOLD_S, REST_S = 0.1, 0.01
+#: How long the hog holds the GIL at a time, and lets go of it in between: long beside what
+#: threads wait for it on a machine with much to do.
+HOLD_S, REST_S = 0.15, 0.05
 
 #: Objects that the collector goes through in a stall: about 0.2 s, and 250 MB.
 HEAP_OBJECTS = 1_500_000
@@ -98,10 +99,13 @@ class Saboteur:
         leaks = (fault for fault in self._faults if fault.kind == LEAK and fault.codec == codec)
         return next((fault.holder for fault in leaks), None)
 
-    def at_work(self, stage: str, codec: str) -> None:
-        """Called while a stage works on a frame: makes it wait, as for a slow service."""
+    def at_work(self, stage: str, codec: str, interval_s: float) -> None:
+        """Called while a stage works on a frame: makes it wait, as for a slow service.
+
+        `interval_s` is the time from one frame of its stream to the next.
+        """
         if self._strikes(SLOW_STAGE, stage, codec=codec):
-            time.sleep(SLOW_S)
+            time.sleep(SLOW_INTERVALS * interval_s)
 
     def _strikes(self, kind: str, stage: str, **subject: str) -> bool:
         now = self._elapsed()

@@ -200,10 +200,11 @@ class Stream:
 
     def _filtered(self, decoded: TracedQueue[Any]) -> Iterator[Any]:
         cv2 = _package("cv2")
+        interval_s = float(1 / self._source.rate)
         for frame in self._taken(decoded, "filter"):
             with stage("filter", frame):
                 image = cv2.GaussianBlur(frame.to_ndarray(format="bgr24"), (5, 5), 0)
-                self._saboteur.at_work("filter", self._source.codec)
+                self._saboteur.at_work("filter", self._source.codec, interval_s)
             if self._uploads is not None:
                 with stage("upload", frame):
                     self._uploads.upload(image)

@@ -39,7 +39,7 @@ from .faults import Fault, Saboteur
 from .leaflets import write_leaflet
 from .neutral import neutralise
 from .pipeline import probe, run_pipeline
-from .setups import DEADLINE_MS, SAMPLE_RATE
+from .setups import SAMPLE_RATE, usual_deadline_ms
 from .sources import corrupted
 
 #: How long each pipeline is recorded.
@@ -125,13 +125,13 @@ def _pipeline(
     on_gpu: bool = False,
 ) -> None:
     """Record the demo's pipeline with these faults, again if they are not named."""
-    parameters: dict[str, object] = {"deadline_ms": DEADLINE_MS}
+    paths = make_clips(streams.values())
+    sources = [probe(path, name, SECONDS) for name, path in zip(streams, paths, strict=True)]
+    parameters: dict[str, object] = {"deadline_ms": usual_deadline_ms(sources)}
     if on_gpu:
         parameters["device"] = uploads.device()
         engines = [*engines, GpuMemory(), GpuSampler()]
     parameters["planted"] = [fault.facts() for fault in planted]
-    paths = make_clips(streams.values())
-    sources = [probe(path, name, SECONDS) for name, path in zip(streams, paths, strict=True)]
     frames = sum(source.frame_count for source in sources)
     for _ in range(TRIES):
         saboteur = Saboteur(planted)

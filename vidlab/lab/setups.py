@@ -27,9 +27,9 @@ from .clips import CLIPS
 from .faults import CORRUPT_PACKETS, LEAK, Fault
 from .pipeline import Source
 
-#: A frame of a clip that is made is late beyond this: decoders that reorder, and AV1's, take up
-#: to 0.15 s at 25/s.
-DEADLINE_MS = 200.0
+#: A frame of a clip that is made is late beyond so many frame intervals: decoders that reorder,
+#: and AV1's, take up to four.
+DEADLINE_INTERVALS = 5
 
 #: Samples a second. The agent looks at all threads of the pipeline, six a stream, for each.
 SAMPLE_RATE = 10
@@ -124,7 +124,7 @@ def set_up(
     )
     planted = planting.planted(kinds, sources)
     parameters = {
-        "deadline_ms": deadline_ms or (None if inputs else DEADLINE_MS),
+        "deadline_ms": deadline_ms or (None if inputs else usual_deadline_ms(sources)),
         "device": device,
         "planted": [fault.facts() for fault in planted],
         "experiment": {
@@ -147,6 +147,11 @@ def set_up(
         gpu,
         {name: value for name, value in parameters.items() if value is not None},
     )
+
+
+def usual_deadline_ms(sources: Sequence[Source]) -> float:
+    """Return the deadline for streams of clips that were made, in milliseconds."""
+    return round(float(DEADLINE_INTERVALS * 1000 / min(source.rate for source in sources)), 1)
 
 
 def _made(

@@ -17,6 +17,11 @@ from .pipeline import Source, probe
 CORRUPT_COUNT, CORRUPT_FIRST, CORRUPT_SHARE = 3, 61, 0.6
 
 
+#: Streams of clips that are made share so many frames a second: two CPUs can process them while
+#: they are recorded, so that what makes a frame late is what was planted.
+RATE = 80
+
+
 def made(
     streams: int,
     seconds: float | None = None,
@@ -24,6 +29,8 @@ def made(
     corrupt: Collection[str] = (),
 ) -> list[Source]:
     """Return so many streams, `cam-1` and so on, of these clips in turn; they are made first.
+
+    The more streams, the fewer frames a second each has: `RATE` in all.
 
     Parameters
     ----------
@@ -38,7 +45,7 @@ def made(
     for number, clip in zip(range(streams), itertools.cycle(clips), strict=False):
         stream_id = f"cam-{number + 1}"
         length = max(clip.seconds, math.ceil(seconds or 0))
-        whole = replace(clip, seconds=float(length))
+        whole = replace(clip, seconds=float(length), rate=min(clip.rate, max(1, RATE // streams)))
         chosen[stream_id] = corrupted(whole, seconds) if stream_id in corrupt else whole
     paths = make_clips(chosen.values())
     return [probe(path, stream_id, seconds) for stream_id, path in zip(chosen, paths, strict=True)]
