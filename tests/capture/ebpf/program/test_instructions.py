@@ -149,21 +149,22 @@ def test_the_stack_is_lent_and_bounded() -> None:
     assert b.allocate(8) == -16
 
 
-instructions = st.builds(
-    Instruction,
-    st.sampled_from([0x07, 0x0F, 0x61, 0x7B, 0x85, 0x95, 0x1D, 0x05]),
-    st.integers(0, 10),
-    st.integers(0, 10),
-    st.integers(-(1 << 15), (1 << 15) - 1),
-    st.integers(-(1 << 31), (1 << 31) - 1),
-) | st.builds(
-    Instruction,
-    st.just(0x18),
-    st.integers(0, 10),
-    st.just(0),
-    st.just(0),
-    st.integers(0, (1 << 64) - 1),
-)
+instructions = (
+    st.tuples(
+        st.sampled_from([0x07, 0x0F, 0x61, 0x7B, 0x85, 0x95, 0x1D, 0x05]),
+        st.integers(0, 10),
+        st.integers(0, 10),
+        st.integers(-(1 << 15), (1 << 15) - 1),
+        st.integers(-(1 << 31), (1 << 31) - 1),
+    )
+    | st.tuples(
+        st.just(0x18),
+        st.integers(0, 10),
+        st.just(0),
+        st.just(0),
+        st.integers(0, (1 << 64) - 1),
+    )
+).map(lambda words: Instruction(*words))
 
 
 @given(st.lists(instructions))

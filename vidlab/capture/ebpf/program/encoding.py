@@ -8,8 +8,9 @@ bytes. Numbers from the kernel's Documentation/bpf/standardization/instruction-s
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class Register(IntEnum):
@@ -87,6 +88,9 @@ MAP_FD = 1
 KERNEL_FUNCTION = 2
 
 
+_pack = struct.Struct("<BBhI").pack
+
+
 @dataclass(frozen=True, eq=False)
 class Label:
     """A place in a program that jumps lead to."""
@@ -94,8 +98,7 @@ class Label:
     name: str
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One instruction of the machine.
 
     Attributes
@@ -141,7 +144,7 @@ class Instruction:
         """Return its 8 bytes; 16 of a wide load."""
         registers = self.destination | self.source << 4
         low = self.immediate & 0xFFFFFFFF
-        first = struct.pack("<BBhI", self.opcode, registers, self.offset, low)
+        first = _pack(self.opcode, registers, self.offset, low)
         if not self.is_wide:
             return first
         return first + struct.pack("<4xI", self.immediate >> 32 & 0xFFFFFFFF)
@@ -156,6 +159,6 @@ def decode(code: bytes) -> list[Instruction]:
         if one.is_wide:
             high = next(words)[3] & 0xFFFFFFFF
             wide = (immediate & 0xFFFFFFFF) | high << 32
-            one = replace(one, immediate=wide)
+            one = one._replace(immediate=wide)
         found.append(one)
     return found

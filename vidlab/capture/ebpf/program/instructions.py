@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .encoding import (
     ALU,
@@ -97,11 +97,11 @@ class Code:
         if one.map is not None:
             if one.map not in maps:
                 raise ValueError(f"the program uses the map {one.map!r}, which is not given")
-            return replace(one, immediate=maps[one.map])
+            return one._replace(immediate=maps[one.map])
         if one.function is not None:
             if function_id is None:
                 raise ValueError(f"the program calls {one.function}: give its number")
-            return replace(one, immediate=function_id(one.function))
+            return one._replace(immediate=function_id(one.function))
         return one
 
 
@@ -215,7 +215,7 @@ class Builder:
             self.add(Instruction(STX | MEMORY | SIZE_BITS[size], base, value, _near(offset)))
         else:
             one = self._operate(ST, 0, base, value)
-            self.add(replace(one, opcode=ST | MEMORY | SIZE_BITS[size], offset=_near(offset)))
+            self.add(one._replace(opcode=ST | MEMORY | SIZE_BITS[size], offset=_near(offset)))
 
     def atomic_add(
         self, base: Register, offset: int, value: Register, size: int = 8, fetch: bool = False
@@ -237,7 +237,7 @@ class Builder:
     ) -> None:
         """Go on at the label if the two compare so; see `CONDITIONS`."""
         kind = {32: JMP32, 64: JMP}[bits]
-        self.add(replace(self._operate(kind, CONDITIONS[condition], left, right), target=to))
+        self.add(self._operate(kind, CONDITIONS[condition], left, right)._replace(target=to))
 
     def call(self, helper: int) -> None:
         """Call a helper by its number; see `helpers`. R1 to R5 are lost, R0 is the result."""
@@ -263,19 +263,18 @@ class Builder:
             the program runs over its end.
         """
         reached = self._reached()
-        kept = [index for index in range(len(self._instructions)) if index in reached]
         slots: dict[int, int] = {}  # where each kept instruction begins, in 8-byte steps
         slot = 0
-        for index in kept:
+        for index in reached:
             slots[index] = slot
             slot += 2 if self._instructions[index].is_wide else 1
-        new = {index: position for position, index in enumerate(kept)}
+        new = {index: position for position, index in enumerate(reached)}
         code = []
-        for index in kept:
+        for index in reached:
             one = self._instructions[index]
             if one.target is not None:
                 distance = slots[self._places[one.target]] - slots[index] - 1
-                one = replace(one, offset=_near(distance))
+                one = one._replace(offset=_near(distance))
             code.append(one)
         targets = {one.target for one in code}
         labels: dict[int, tuple[str, ...]] = {}
@@ -287,25 +286,25 @@ class Builder:
         }
         return Code(tuple(code), labels, comments)
 
-    def _reached(self) -> set[int]:
+    def _reached(self) -> list[int]:
         """The indexes of the instructions that a run can come to: the kernel refuses others."""
-        reached: set[int] = set()
+        reached = [False] * len(self._instructions)
         waiting = [0]
         while waiting:
             index = waiting.pop()
-            if index in reached:
-                continue
-            if index >= len(self._instructions):
-                raise ValueError("the program runs over its end: exit() is missing")
-            reached.add(index)
-            one = self._instructions[index]
-            if one.target is not None:
-                if one.target not in self._places:
-                    raise ValueError(f"the label {one.target.name} has no place")
-                waiting.append(self._places[one.target])
-            if one.falls_through:
-                waiting.append(index + 1)
-        return reached
+            while index >= len(reached) or not reached[index]:
+                if index >= len(reached):
+                    raise ValueError("the program runs over its end: exit() is missing")
+                reached[index] = True
+                one = self._instructions[index]
+                if one.target is not None:
+                    if one.target not in self._places:
+                        raise ValueError(f"the label {one.target.name} has no place")
+                    waiting.append(self._places[one.target])
+                if not one.falls_through:
+                    break
+                index += 1
+        return [index for index, found in enumerate(reached) if found]
 
 
 def _near(offset: int) -> int:
