@@ -12,11 +12,15 @@ import os
 import runpy
 import sys
 import threading
+import time
 from pathlib import Path
 
 import vidlab as vl
 from vidlab.capture.engine import Engine
 from vidlab.capture.profiles.engine import Profiles
+
+#: How long a thread of the recording may take to be gone, in seconds: it was told to end.
+PATIENCE_S = 60
 
 
 def every_engine() -> list[Engine]:
@@ -43,6 +47,17 @@ def left() -> dict[str, object]:
     }
 
 
+def remains(before: dict[str, object]) -> dict[str, object]:
+    """Return what is left that was not there before, and stays."""
+    until_s = time.monotonic() + PATIENCE_S
+    while True:
+        found = left()
+        others = {what: found[what] for what in found if found[what] != before[what]}
+        if not others or time.monotonic() > until_s:
+            return others
+        time.sleep(0.05)
+
+
 def main(run: str, script: str, *arguments: str) -> None:
     import asyncio  # noqa: F401  # so that what these leave is there before
     import concurrent.futures.thread  # noqa: F401
@@ -56,9 +71,7 @@ def main(run: str, script: str, *arguments: str) -> None:
                 recording.enter_context(vl.record(run, engines=every_engine()))
             runpy.run_path(script, run_name="__main__")
     finally:
-        after = left()
-        remains = {what: after[what] for what in after if after[what] != before[what]}
-        sys.stderr.write(f"{remains}\n")
+        sys.stderr.write(f"{remains(before)}\n")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,18 @@ import contextlib
 import os
 import shutil
 
+import hypothesis
 import pytest
 
 from vidlab.capture.ebpf.kernel import privileges
 from vidlab.capture.gpu import hostcuda
 from vidlab.errors import VidlabError
+
+# Examples may take as long as they do: how long says more of the machine than of vidlab.
+hypothesis.settings.register_profile(
+    "vidlab", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("vidlab")
 
 #: How the process was scheduled when it began.
 _SCHEDULED = os.sched_getscheduler(0), os.sched_getparam(0)

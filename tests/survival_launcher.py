@@ -8,6 +8,7 @@ raises after each span that it completed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -27,6 +28,8 @@ CHILD = "import sys, survival_launcher as s; s.work(s.witness(sys.argv[1]), 4)"
 
 # PyDLL keeps the GIL while C's usleep sleeps: nothing of Python runs meanwhile.
 hold_gil = ctypes.PyDLL(None).usleep
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def witness(path: Path | str) -> mmap.mmap:
@@ -64,6 +67,8 @@ def record(folder: Path, holds_gil: bool) -> None:
 
 
 def main(folder: Path, count: int, seed: int) -> None:
+    # The children of what is killed become children of this process, which waits for their end.
+    assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
     moments = random.Random(seed)
     for number in range(count):
         one = folder / f"{number:02}"
@@ -81,7 +86,9 @@ def main(folder: Path, count: int, seed: int) -> None:
             time.sleep(0.001)
         time.sleep(moments.uniform(0.0, 0.9))
         os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        with contextlib.suppress(ChildProcessError):  # when there are no more
+            while True:
+                os.wait()
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def test_percentiles_with_weights_are_those_of_all_frames(tmp_path: Path, monkey
 
 
 def played(path: Path, what: str) -> vl.Run:
-    subprocess.run([sys.executable, SCRIPT, path, what], check=what != "killed", timeout=60)
+    subprocess.run([sys.executable, SCRIPT, path, what], check=what != "killed", timeout=200)
     return vl.open_run(path)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +32,14 @@ ENDINGS = {
 }
 
 
+#: Tables that have rows however the program ends.
+FILLED = ("allocations", "gc_pauses", "runtime_metrics", "threads", "wakeups")
+
 #: What the launcher says at the end.
 NOTHING_LEFT = "{}\n"
+
+#: How long a program may take to be ready, and to end, in seconds.
+PATIENCE_S = 120
 
 
 class Program:
@@ -44,18 +52,22 @@ class Program:
             list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def finish(self) -> tuple[str, str]:
-        """Let it end, and return what it wrote."""
+    def finish(self, ready: Callable[[], bool] = lambda: True) -> tuple[str, str]:
+        """Let it end, and return what it wrote. A signal waits until the program is ready."""
         assert self.process.stdout is not None
         written = ""
-        if self._signal is not None:
-            for line in self.process.stdout:
-                written += line
-                if line == "waiting\n":
-                    break
-            self.process.send_signal(self._signal)
         try:
-            rest, errors = self.process.communicate(timeout=100)
+            if self._signal is not None:
+                for line in self.process.stdout:
+                    written += line
+                    if line == "waiting\n":
+                        break
+                until_s = time.monotonic() + PATIENCE_S
+                while not ready():
+                    assert time.monotonic() < until_s
+                    time.sleep(0.1)
+                self.process.send_signal(self._signal)
+            rest, errors = self.process.communicate(timeout=PATIENCE_S)
         finally:
             self.process.kill()
         return written + rest, errors
@@ -89,7 +101,12 @@ def test_the_program_does_and_ends_as_without(
     ending: str, clip: Path, without: dict[str, tuple[str, str]], tmp_path: Path
 ) -> None:
     program = Program(tmp_path / "run", clip, ending)
-    output, errors = program.finish()
+
+    def recorded() -> bool:
+        going_on = vl.open_run(tmp_path / "run")
+        return all(going_on.scan(table).collect().height for table in FILLED)
+
+    output, errors = program.finish(recorded)
     killed = ending == "kill"
     assert output == without["interrupt" if ENDINGS[ending][1] else "exception"][0]
     expected = "" if killed else without.get(ending, ("", NOTHING_LEFT))[1]
@@ -106,6 +123,6 @@ def test_the_program_does_and_ends_as_without(
     assert failed["message"].to_list() == []
     decoded = run.scan("spans").filter(pl.col("stage") == "decode").collect()
     assert decoded.height >= CLIPS[0].rate
-    for table in ("allocations", "gc_pauses", "runtime_metrics", "threads", "wakeups"):
+    for table in FILLED:
         assert run.scan(table).collect().height, table
     assert killed or run.scan("profile_samples").collect().height

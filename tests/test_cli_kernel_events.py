@@ -193,14 +193,14 @@ def test_a_broker_says_how_to_use_it_and_ends_by_ctrl_c(tmp_path: Path) -> None:
         assert f"--broker {socket}" in told[3]
         assert str(log) in told[4]
 
-        target = subprocess.Popen(["sleep", "60"])
+        target = subprocess.Popen(["sleep", "600"])
         try:
             attach = [*VIDLAB, "attach", str(target.pid), "-o", str(run), "--probes", "sched"]
             attached = subprocess.run(
                 [*attach, "--duration", "0.2", "--broker", str(socket)],
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=120,
             )
         finally:
             target.kill()
@@ -209,7 +209,7 @@ def test_a_broker_says_how_to_use_it_and_ends_by_ctrl_c(tmp_path: Path) -> None:
         assert "kernel_offcpu" in attached.stdout
 
         broker.send_signal(signal.SIGINT)
-        assert broker.communicate(timeout=30)[0] == ""
+        assert broker.communicate(timeout=60)[0] == ""
     assert broker.returncode == 0
     assert not socket.exists()
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]

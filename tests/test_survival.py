@@ -15,6 +15,8 @@ import vidlab as vl
 from vidlab.runs.recovery import recover
 from vidlab.runs.verification import verify
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for all recordings
+
 LAUNCHER = Path(__file__).with_name("survival_launcher.py")
 KILLS = 50
 

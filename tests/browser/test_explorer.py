@@ -6,9 +6,11 @@ view are kept in the folder that `VIDLAB_ARTIFACTS` names, or with pytest's temp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +26,10 @@ from vidlab.lab.synthetic import write_segments
 from vidlab.runs.run import Run, open_run
 from vidlab.workbench.explorer.state import checked
 
-pytestmark = pytest.mark.needs("browser")
+#: How long anything may take, and a whole test, in seconds: without a CPU a page is slow.
+PATIENCE_S, LONGEST_S = 300, 1_800
+
+pytestmark = [pytest.mark.needs("browser"), pytest.mark.timeout(LONGEST_S)]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
@@ -49,6 +54,9 @@ PLACE = """
   return [box.x + left + at("x", 0), box.y + top + at("y", 1)];
 }
 """
+
+#: The page has been laid out and painted.
+PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 #: A view takes a while to be drawn from now on.
 SLOWED = """
@@ -85,6 +93,18 @@ class Lab:
         drawn = json.loads(self.page.locator(BOARD).get_attribute("data-state"))
         return {name: value for name, value in drawn.items() if value is not None}
 
+    @property
+    def field(self) -> Any:
+        """The field of states."""
+        return self.page.locator(".vidlab-explorer .widget-text input").last
+
+    @property
+    def shown(self) -> dict[str, Any] | None:
+        """The state that the controls show: they follow when an answer has been sent."""
+        with contextlib.suppress(ValueError):
+            return dict(json.loads(self.field.input_value()))
+        return None
+
     def rows(self, view: str, of: str | None = None) -> pl.DataFrame:
         return pl.DataFrame(self.page.evaluate(ROWS, [view, of or view]), infer_schema_length=None)
 
@@ -92,14 +112,16 @@ class Lab:
         return int(self.page.locator(BOARD).get_attribute("data-drawn"))
 
     def after(self, act: Callable[[], object]) -> None:
-        """Do something, and wait until its answer has been drawn."""
+        """Do something, and wait until its answer has been drawn. Each has one number."""
+        self.until(lambda: self.shown == self.state)  # nothing is under way any more
         before = self.drawn()
         act()
         self.page.wait_for_selector(f"{BOARD}[data-drawn]:not([data-drawn='{before}'])")
 
     def until(self, told: Callable[[], object]) -> None:
         """Wait until this is so; whatever is drawn may lead to it."""
-        for _ in range(600):
+        until_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until_s:
             if told():
                 return
             self.page.wait_for_timeout(50)
@@ -107,12 +129,12 @@ class Lab:
 
     def become(self, **state: Any) -> None:
         """Put a state into the field of states, and wait until it is the one that is drawn."""
-        whole = self.page.locator(".vidlab-explorer .widget-text input").last
-        self.until(lambda: '"version"' in whole.input_value())
-        whole.fill(json.dumps(state))
-        whole.press("Enter")
+        # What is typed must not be overwritten by what the kernel shows of an answer before.
+        self.until(lambda: self.shown == self.state)
+        self.field.fill(json.dumps(state))
+        self.field.press("Enter")
         wanted = {name: value for name, value in checked(state, 2).items() if value is not None}
-        self.until(lambda: self.state == wanted and '"version"' in whole.input_value())
+        self.until(lambda: self.state == wanted == self.shown)
 
     def reset(self) -> None:
         self.become(run=0, quantile=0.5)
@@ -141,8 +163,20 @@ class Lab:
         mouse.up()
 
     def click(self, view: str, of: str, number: int, x: str, y: str) -> None:
-        at = self.page.evaluate(PLACE, [view, of, number, x, y])
+        at = self.place(view, of, number, x, y)
         self.after(lambda: self.page.mouse.click(*at))
+
+    def place(self, view: str, of: str, number: int, x: str, y: str) -> list[float]:
+        """Where a row is on the page, once it stays there."""
+        found: list[list[float]] = []
+
+        def stays() -> bool:
+            found.append(self.page.evaluate(PLACE, [view, of, number, x, y]))
+            self.page.evaluate(PAINTED)
+            return found[-2:-1] == found[-1:]
+
+        self.until(stays)
+        return found[-1]
 
     def keep(self, name: str) -> None:
         self.page.locator(".vidlab-explorer").screenshot(path=self.screenshots / f"{name}.png")
@@ -166,10 +200,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     screenshots.mkdir(parents=True, exist_ok=True)
     with jupyterlab(folder) as address, sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", OFFLINE]
+            executable_path=CHROMIUM, args=["--no-sandbox", OFFLINE], timeout=PATIENCE_S * 1e3
         )
         page = browser.new_page(viewport={"width": 1366, "height": 900})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE_S * 1e3)
         result = Lab(page, folder, open_run(folder / "run"), screenshots)
         page.on("pageerror", lambda error: result.complaints.append(str(error)))
         page.on(
@@ -325,7 +359,7 @@ def test_every_control_can_be_worked_and_narrows_what_is_drawn(
     lab.until(lambda: deadline.input_value() == "0.001")
     lab.page.get_by_role("button", name="Reset").click()
     lab.until(lambda: "deadline_ms" not in lab.state)
-    assert deadline.input_value() == ""
+    lab.until(lambda: deadline.input_value() == "")
     assert deadline.get_attribute("placeholder") == "200 (the run's)"
 
 
@@ -362,7 +396,9 @@ def test_a_run_that_has_grown_is_said_and_read_again(lab: Lab) -> None:
     whole = delivered(open_run(lab.folder / "whole")).height
     assert 0 < before < whole
     assert notice not in lab.status
-    shutil.copy(frame_events(lab.folder / "whole"), frame_events(lab.folder / "growing"))
+    # At once: who reads it meanwhile finds no file that is cut off.
+    whole_file = shutil.copy(frame_events(lab.folder / "whole"), lab.folder / "of-whole")
+    Path(whole_file).replace(frame_events(lab.folder / "growing"))
     lab.press("quantile", "ArrowLeft")
     lab.until(lambda: notice in lab.status)
     assert lab.rows("latency")["frames"].sum() == before
@@ -448,7 +484,7 @@ def test_what_comes_while_a_chart_is_drawn_is_drawn_after_it(lab: Lab) -> None:
 def test_what_is_under_the_pointer_is_told(lab: Lab) -> None:
     lab.reset()
     worst = lab.rows("latency", "worst").row(0, named=True)
-    x, y = lab.page.evaluate(PLACE, ["latency", "worst", 0, "t_s", "latency_ms"])
+    x, y = lab.place("latency", "worst", 0, "t_s", "latency_ms")
     for step in (-60, 0, 1):
         lab.page.mouse.move(x + step, y)
     tip = lab.page.locator("#vg-tooltip-element.visible")
@@ -471,12 +507,11 @@ def test_a_click_chooses_a_stage_and_another_takes_it_back(lab: Lab) -> None:
 
 def test_a_state_that_is_wrong_is_said_and_changes_nothing(lab: Lab) -> None:
     lab.reset()
-    field = lab.page.locator(".vidlab-explorer .widget-text input").last
     for text in ('{"codek": "av1"}', "av1"):
-        field.fill(text)
-        field.press("Enter")
-        lab.until(lambda text=text: "state" in lab.status)
-        lab.until(lambda: lab.state == {"version": 1, "run": 0, "quantile": 0.99})
+        lab.field.fill(text)
+        lab.field.press("Enter")
+        lab.until(lambda: "state" in lab.status)
+        lab.until(lambda: lab.shown == lab.state == {"version": 1, "run": 0, "quantile": 0.99})
 
 
 def test_the_page_is_loaded_again(lab: Lab) -> None:

@@ -19,7 +19,10 @@ from vidlab.lab.simulated_memory import Leak, simulated_allocations
 from vidlab.workbench import page as pages
 from vidlab.workbench.renderer import chart_on_page
 
-pytestmark = pytest.mark.needs("browser")
+#: How long anything may take, and a whole test, in seconds: without a CPU a page is slow.
+PATIENCE_S, LONGEST_S = 300, 1_800
+
+pytestmark = [pytest.mark.needs("browser"), pytest.mark.timeout(LONGEST_S)]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
@@ -100,9 +103,10 @@ def opened(tree: pl.DataFrame, tmp_path: Path) -> Iterator[Opened]:
     )
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", OFFLINE]
+            executable_path=CHROMIUM, args=["--no-sandbox", OFFLINE], timeout=PATIENCE_S * 1e3
         )
         page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(PATIENCE_S * 1e3)
         result = Opened(page)
         page.on("request", lambda request: result.requests.append(request.url))
         page.on("pageerror", lambda error: result.complaints.append(str(error)))
@@ -115,7 +119,7 @@ def opened(tree: pl.DataFrame, tmp_path: Path) -> Iterator[Opened]:
             ),
         )
         page.goto(path.as_uri())
-        page.wait_for_selector("html[data-charts=done]", timeout=60_000)
+        page.wait_for_selector("html[data-charts=done]")
         yield result
         assert result.complaints == []
         assert [url for url in result.requests if not url.startswith(("file:", "data:"))] == []

@@ -19,7 +19,10 @@ from vidlab.lab.synthetic import write_run
 from vidlab.runs.run import Run, open_run
 from vidlab.workbench.report import write_report
 
-pytestmark = pytest.mark.needs("browser")
+#: How long anything may take, and a whole test, in seconds: without a CPU a page is slow.
+PATIENCE_S, LONGEST_S = 300, 1_800
+
+pytestmark = [pytest.mark.needs("browser"), pytest.mark.timeout(LONGEST_S)]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
@@ -86,9 +89,10 @@ def opened(report: Path) -> Iterator[Opened]:
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", OFFLINE]
+            executable_path=CHROMIUM, args=["--no-sandbox", OFFLINE], timeout=PATIENCE_S * 1e3
         )
         page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(PATIENCE_S * 1e3)
         result = Opened(page)
         page.on("request", lambda request: result.requests.append(request.url))
         page.on("pageerror", lambda error: result.complaints.append(str(error)))
@@ -101,7 +105,7 @@ def opened(report: Path) -> Iterator[Opened]:
             ),
         )
         page.goto(report.as_uri())
-        page.wait_for_selector("html[data-charts=done]", timeout=60_000)
+        page.wait_for_selector("html[data-charts=done]")
         yield result
         browser.close()
 
@@ -196,11 +200,12 @@ def test_a_chart_that_fails_leaves_the_others_alone(report: Path, tmp_path: Path
     path.write_text(broken, encoding="utf-8")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", OFFLINE]
+            executable_path=CHROMIUM, args=["--no-sandbox", OFFLINE], timeout=PATIENCE_S * 1e3
         )
         page = browser.new_page()
+        page.set_default_timeout(PATIENCE_S * 1e3)
         page.goto(path.as_uri())
-        page.wait_for_selector("html[data-charts=done]", timeout=60_000)
+        page.wait_for_selector("html[data-charts=done]")
         assert page.locator("figure[data-state=failed]").count() == 1
         assert page.get_by_text("This chart could not be drawn").count() == 1
         assert page.locator("figure[data-state=drawn]").count() > 15

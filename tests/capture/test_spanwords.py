@@ -180,9 +180,16 @@ def test_a_forked_child_has_its_own_words_and_its_listeners_are_told_anew() -> N
     from vidlab.capture.spanwords import words
 
     word = words.word_of_thread()
-    done = threading.Event()
-    other = threading.Thread(target=lambda: (words.word_of_thread(), done.wait()))
+    known, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        words.word_of_thread()
+        known.set()
+        done.wait()
+
+    other = threading.Thread(target=work)
     other.start()
+    known.wait()
     listener = Listener()
     listening = words.listen(listener.new, listener.gone)
     before = len(listener.told)

@@ -23,6 +23,7 @@ from vidlab.schema import DEMUXED, OK, SERVICE
 
 COUNT = 24_000
 LATE = 60  # every so many-th frame
+DEADLINE_MS = 30_000  # longer than any pause of this program
 
 
 def frames(count: int) -> None:
@@ -32,27 +33,25 @@ def frames(count: int) -> None:
     source = Source(recorder, "cam", "h264")
     for n in range(count):
         t_ns = now_ns()
-        ref = source.born(t_ns - (10**9 if n % LATE == 0 else 0), n, n)
+        ref = source.born(t_ns - (2 * DEADLINE_MS * 10**6 if n % LATE == 0 else 0), n, n)
         recorder.event(ref, DEMUXED)
         recorder.emit(decode, SERVICE, OK, ref, t_ns, t_ns + 1000 + n)
         with vl.stage("filter", ref):
             pass
 
 
-def child(work: TracedProcessQueue[FrameRef | None], done: multiprocessing.Event) -> None:
+def child(work: TracedProcessQueue[FrameRef | None]) -> None:
     """See frames end too late."""
     while (ref := work.get()) is not None:
         with vl.stage("send", ref):
-            pass
-    done.set()
+            time.sleep(0.002)  # longer than the deadline
 
 
 def with_child(count: int) -> None:
     """Record frames that are in time here, and hand some to a child, which is slow."""
     context = multiprocessing.get_context("fork")
     work: TracedProcessQueue[FrameRef | None] = TracedProcessQueue(context=context)
-    done = context.Event()
-    process = context.Process(target=child, args=(work, done))
+    process = context.Process(target=child, args=(work,))
     process.start()
     recorder = stages.active
     source = Source(recorder, "cam", "h264")
@@ -63,7 +62,6 @@ def with_child(count: int) -> None:
             pass
         if n < LATE:
             work.put(ref)
-    time.sleep(0.2)
     work.put(None)
     process.join()
 
@@ -72,7 +70,7 @@ def main() -> None:
     """Record."""
     path, what = sys.argv[1:]
     share = Adaptive(base=0.05, busy=0.05)
-    deadline_ms = 500 if what == "killed" else 1
+    deadline_ms = DEADLINE_MS if what == "killed" else 1
     engines = [vl.Frames(share, clocks="never")]
     with vl.record(path, engines=engines, parameters={"deadline_ms": deadline_ms}) as recording:
         lookback = recording.writer.lookback
@@ -83,8 +81,9 @@ def main() -> None:
                 time.sleep(0.01)
             frames(1000)
             os.kill(os.getpid(), signal.SIGKILL)
-        lookback.seconds = 1.0
+        lookback.seconds = 600.0
         with_child(9000)
+        lookback.seconds = 0.05  # now that the child has said what it has to
         while not all(lookback.left_out.values()):
             time.sleep(0.01)
 

@@ -20,6 +20,9 @@ from vidlab.workbench.doctor import Finding
 
 NVML = Path(__file__).parents[1] / "capture" / "gpu" / "devices" / "nvml" / "nvml.c"
 
+#: How long a program may take in all, in seconds: only one that hangs takes longer.
+PATIENCE_S = 140
+
 EXPORT = '__attribute__((visibility("default")))'
 
 #: What the stand-in for NVML of the sampler's tests does not have.
@@ -54,7 +57,7 @@ def examined(**variables: str) -> dict[str, Finding]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env=environment | variables,
     )
     return {facts["what"]: Finding(**facts) for facts in json.loads(answer.stdout)}
@@ -237,7 +240,7 @@ def test_without_pyarrow_the_rest_is_told() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert "disk for runs" in done.stdout, done.stderr
     assert "kernel events" not in done.stdout

@@ -18,6 +18,9 @@ from vidlab.workbench import probes
 #: An instruction: its place, its operation's code, and what it does, in words.
 INSTRUCTION = re.compile(r" {0,3}\d+: \([0-9a-f]{2}\) \S.*")
 
+#: How long a program may take in all, in seconds: only one that hangs takes longer.
+PATIENCE_S = 140
+
 MODULE = """
 from vidlab.capture.ebpf import Probe, arg
 work = Probe("libc.so.6", "write", {"size_bytes": arg(2)})
@@ -115,7 +118,7 @@ def test_it_takes_no_privileges(name: str) -> None:
         front = ["setpriv", "--reuid", "65534", "--clear-groups"]
     code = f"from vidlab.workbench import probes; print(probes.shown({name!r}))"
     done = subprocess.run(
-        [*front, sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        [*front, sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S
     )
     if "Permission denied" in done.stderr:
         pytest.skip("Python is not readable for other users here")

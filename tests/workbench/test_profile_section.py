@@ -68,7 +68,12 @@ def test_a_report_has_the_section_where_there_are_profiles(section: ProfileSecti
 def test_the_planted_search_and_the_slow_way_are_found(section: ProfileSection) -> None:
     by_stage = section._cpu("stage", "stream_id").filter(pl.col("stage") == "search")
     used = dict(by_stage.select("stream_id", "cpu_ns").iter_rows())
-    assert used[profile_pipeline.EAGER_STREAM] > 2 * used["cam-1"]
+    searches = section.spans.filter(pl.col("stage") == "search")
+    of_stream = searches.with_columns(pl.col("stream_id").cast(pl.String)).group_by("stream_id")
+    assert used == dict(of_stream.agg(pl.col("cpu_ns").sum()).iter_rows())
+    # By the median: where a machine's CPUs are taken away, a single span may have used much.
+    middle = dict(of_stream.agg(pl.col("cpu_ns").median()).iter_rows())
+    assert middle[profile_pipeline.EAGER_STREAM] > 1.5 * middle["cam-1"]
     # By CPU, not by duration: on a busy machine any span may take long.
     resized = section.spans.filter(pl.col("stage") == "resize").sort("cpu_ns")["span"].to_list()
     place = len(resized) - len(resized) // profile_pipeline.SLOW_EVERY

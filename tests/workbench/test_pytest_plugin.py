@@ -12,6 +12,9 @@ import pytest
 
 from vidlab.workbench.pytest_plugin import Limit, parse
 
+#: How long a program may take in all, in seconds: only one that hangs takes longer.
+PATIENCE_S = 140
+
 #: Other plugins that may be installed cost seconds to load; ours is found as it is installed.
 OTHERS = [f"-pno:{name}" for name in ("hypothesispytest", "anyio", "timeout", "cacheprovider")]
 
@@ -31,7 +34,7 @@ class Session:
             env={**clean, "PYTEST_ADDOPTS": "", **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_S,
             check=False,
         )
         return done.returncode, done.stdout + done.stderr
@@ -206,7 +209,7 @@ def test_what_cannot_be_done_is_a_usage_error(session: Session) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=True,
     )
     said = dict(part.split("\n", 1) for part in done.stdout.split(":: ")[1:])

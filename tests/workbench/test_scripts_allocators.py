@@ -15,6 +15,9 @@ import vidlab as vl
 
 pytestmark = pytest.mark.needs("hostcuda")
 
+#: How long a program may take in all, in seconds: only one that hangs takes longer.
+PATIENCE_S = 140
+
 #: Stands in for RMM, which is a module of its own that knows nothing of vidlab.
 RMM = """
 import cupy
@@ -69,7 +72,7 @@ def test_each_of_a_scripts_own_allocators_is_recorded(tmp_path: Path) -> None:
         env={name: value for name, value in os.environ.items() if name != "VIDLAB_HOSTCUDA"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -18,6 +18,9 @@ pytestmark = pytest.mark.needs("hostcuda")
 
 RECORD = [sys.executable, "-m", "vidlab.cli", "record"]
 
+#: How long a program may take in all, in seconds: only one that hangs takes longer.
+PATIENCE_S = 140
+
 #: Its sizes tell who has taken what.
 PROGRAM = """
 import multiprocessing, sys, threading
@@ -79,7 +82,7 @@ def run(
         env=environment(**variables),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
 

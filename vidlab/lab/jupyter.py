@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import secrets
 import socket
 import subprocess
@@ -20,6 +21,9 @@ from ..errors import VidlabError
 
 #: How long JupyterLab may take to answer, and to end, in seconds.
 _PATIENCE, _PATIENCE_AT_END = 120.0, 10.0
+
+#: Ports below those that Linux gives to whoever asks for any, and how many of them are tried.
+_PORTS, _TRIES = range(20_000, 32_000), 100
 
 _SETTINGS = {"fetchNews": "false", "checkForUpdates": False}
 
@@ -115,9 +119,12 @@ def _ask_to_end(address: str, token: str) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """Return a port that nobody is given by chance, as those for connections are, meanwhile."""
+    for port in random.sample(_PORTS, _TRIES):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise VidlabError(f"no port of {_PORTS} is free on this machine")
 
 
 def _wait(address: str, server: subprocess.Popen[bytes], log: Path) -> None:

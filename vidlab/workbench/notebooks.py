@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: Set in the kernel that runs a notebook for a report: the charts are drawn for a page.
 REPORT_VARIABLE = "VIDLAB_REPORT"
 
+#: How long its kernel may take to start, in seconds.
+_PATIENCE_S = 300
+
 #: The notebook of a report; in the repository it is a link to `notebooks/report.ipynb`.
 REPORT = Path(__file__).parent / "template" / "report.ipynb"
 
@@ -72,6 +75,7 @@ def execute(path: Path, parameters: dict[str, Any]) -> nbformat.NotebookNode:
                 parameters,
                 kernel_name="python3",
                 progress_bar=bar,
+                start_timeout=_PATIENCE_S,
                 kernel_manager_class=Kernel,
             )
         except papermill.PapermillExecutionError as error:

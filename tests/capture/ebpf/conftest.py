@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from vidlab.capture.ebpf.kernel import bpf
-from vidlab.capture.ebpf.kernel.bpf import Command, KernelError, MapType
+from vidlab.capture.ebpf.kernel.bpf import Command, KernelError, MapType, ProgramType
 from vidlab.capture.ebpf.kernel.maps import Map
 from vidlab.capture.ebpf.kernel.programs import Program
 
 #: How long the kernel may take to free what nobody holds any more, in seconds.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 #: In the environment of every process that a test starts: whose child it is.
 TOKEN = "VIDLAB_TEST_LEAKS"
@@ -79,6 +79,17 @@ def held_by(processes: list[int]) -> Ids:
     return held
 
 
+def _of_our_kind(id: int) -> bool:
+    """Whether it is a program of a kind that we load, and is still there.
+
+    Others come and go on any machine, held by no process that can be seen: a container's
+    manager puts programs on control groups.
+    """
+    with contextlib.suppress(KernelError), _program(id) as known:
+        return known.info().type in set(ProgramType)
+    return False
+
+
 def _program(id: int) -> Program:
     return Program(bpf.bpf(Command.PROG_GET_FD_BY_ID, struct.pack("<III", id, 0, 0)), 0)
 
@@ -111,7 +122,10 @@ def pins() -> set[str]:
     """What is pinned, by path."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     folders = {place for _, place, kind, *_ in mounts if kind == "bpf"}
-    return {str(path) for folder in folders for path in Path(folder).rglob("*") if path.is_file()}
+    # A folder that goes away meanwhile is no error here.
+    return {
+        f"{at}/{name}" for folder in folders for at, _, names in os.walk(folder) for name in names
+    }
 
 
 def open_files() -> dict[int, str]:
@@ -148,6 +162,7 @@ class Before:
         if any(new.values()):
             ours, others = map(held_by, processes(self.token))
             new = {kind: new[kind] - others[kind] for kind in KINDS}
+            new["program"] = set(filter(_of_our_kind, new["program"]))
             new["map"] &= ours["map"]
         ids_left = [f"{kind} {id}" for kind in KINDS for id in sorted(new[kind])]
         return files + ids_left + [f"pin {path}" for path in sorted(pins() - self.pins)]

@@ -7,7 +7,8 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -48,6 +49,12 @@ SEEN int wait_for(volatile int *flag) {
     __asm__ volatile("nop");
     while (!*flag) __asm__ volatile("");
     return *flag;
+}
+SEEN int begin_and_wait(volatile int *flags) {
+    __asm__ volatile("nop");
+    flags[1] = 1;
+    while (!flags[0]) __asm__ volatile("");
+    return flags[0];
 }
 SEEN void many(long n) { for (long i = 0; i < n; i++) twice((int)i); }
 SEEN long until(volatile int *stop) {
@@ -183,6 +190,14 @@ class Watch:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for what has to come sooner or later."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.001)
 
 
 def warm(folder: Path) -> None:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.needs("ebpf")
 
 #: What every process of these tests begins with.
 PRELUDE = """
-import ctypes, json, os, signal, subprocess, sys, threading, time
+import ctypes, gc, json, os, signal, subprocess, sys, threading, time
 import vidlab as vl
 from vidlab.capture.ebpf import Counter, Histogram, Probe, Tracepoint, arg, retval
 from vidlab.errors import VidlabError
@@ -37,6 +37,14 @@ TWICE = Probe("libcalls.so", "twice", {{"x": arg(0, "i32")}}, {{"result": retval
 RUN = {run!r}
 def recording(*engines, probes=(TWICE,), **options):
     return vl.record(RUN, engines=[*engines, vl.KernelEvents(list(probes), **options)])
+def wait_until(holds):
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
+def begins(function):
+    "The first bytes of its code: a breakpoint, once it is probed."
+    return ctypes.string_at(ctypes.cast(function, ctypes.c_void_p).value, 4)
 def files():
     return sorted(os.readlink(f"/proc/self/fd/{{fd}}") for fd in os.listdir("/proc/self/fd")
                   if os.path.islink(f"/proc/self/fd/{{fd}}"))
@@ -169,6 +177,7 @@ import shutil
 with recording():  # what is kept open for good, by Polars and others
     library.many(10)
 shutil.rmtree(RUN)
+gc.collect()  # or what is open now may be closed at any time
 print(json.dumps(files()))
 missing = Probe("libcalls.so", "twise")
 try:
@@ -276,13 +285,15 @@ def test_forked_children_have_probes_of_their_own(
     run, told = run_code(
         """
 import multiprocessing
+import vidlab.capture.ebpf.engine as engines
+engine = vl.KernelEvents([TWICE])
 def child(ready, more):
-    time.sleep(1.2)  # until it has its own
+    wait_until(lambda: engine._recorded is not None)  # it has its own
     library.many(200)
     ready.set()
     more.wait()
 context = multiprocessing.get_context("fork")
-with recording():
+with vl.record(RUN, engines=[engine]):
     library.many(100)
     ready, more = context.Event(), context.Event()
     process = context.Process(target=child, args=(ready, more))
@@ -293,6 +304,7 @@ with recording():
     more.set()
     process.join()
     assert process.exitcode == 0
+    engines._CHILD_AFTER_NS = 1 << 60
     for _ in range(3):  # short ones, which have none
         short = context.Process(target=library.many, args=(50,))
         short.start()
@@ -337,10 +349,14 @@ def test_a_child_that_is_started_has_probes_of_its_own(
     run, _ = run_code(
         """
 code = f'''
-import ctypes
-import time, vidlab
+import ctypes, time
 library = ctypes.CDLL({library._name!r})
-time.sleep(2)
+def begins():
+    return ctypes.string_at(ctypes.cast(library.twice, ctypes.c_void_p).value, 4)
+unprobed = bytes.fromhex("{begins(library.twice).hex()}")
+import vidlab
+while begins() == unprobed:
+    time.sleep(0.01)
 library.many(30)
 '''
 with recording():
@@ -359,10 +375,14 @@ def test_a_library_that_is_loaded_late_is_told(
     late = build(tmp_path, "libverylate.so")
     run, _ = run_code(
         f"""
-with recording(probes=[Probe("libverylate.so", "twice", {{"x": arg(0, "i32")}})]) as current:
+go_on, look = threading.Event(), vl.KernelEvents._round
+vl.KernelEvents._round = lambda self: go_on.is_set() and look(self)
+with recording(probes=[Probe("libverylate.so", "twice", {{"x": arg(0, "i32")}})]):
     late = ctypes.CDLL({str(late)!r})
+    unprobed = begins(late.twice)
     late.twice(1)
-    time.sleep(2)
+    go_on.set()
+    wait_until(lambda: begins(late.twice) != unprobed)
     late.twice(2)
 """
     )

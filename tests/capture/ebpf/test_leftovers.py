@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from vidlab.capture.ebpf.plan import Plan
 from vidlab.capture.ebpf.session import Session
 from vidlab.errors import VidlabError
 
-from .lab import Watch, accounted, build
+from .lab import Watch, accounted, build, wait_until
 
 pytestmark = [pytest.mark.needs("ebpf"), pytest.mark.usefixtures("nothing_left")]
 
@@ -123,8 +124,7 @@ def test_a_target_that_is_killed_in_a_call(target: Target, sessions: bool) -> No
     with Watch([probe, TWICE], target.pid, sessions=sessions) as watch:
         target.tell("library.many(5)")
         target.tell("library.wait_for(ctypes.byref(ctypes.c_int(0)))", answer="")
-        while not watch.counts(0)["hits"]:
-            time.sleep(0.001)
+        wait_until(lambda: watch.counts(0)["hits"])
         target.process.kill()
         target.process.wait()
         watch.stop()
@@ -179,6 +179,7 @@ def test_a_target_that_loads_the_library_later(
 
     late = build(tmp_path, "liblater.so")
     probe = Probe("liblater.so", "twice", {"x": arg(0, "i32")})
+    monkeypatch.setattr(loads, "OTHERS_S", math.inf)
     with Watch([probe], target.pid) as watch:
         assert watch.session.pending
         target.tell(f"late = ctypes.CDLL({str(late)!r})")

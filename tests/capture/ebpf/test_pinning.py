@@ -47,6 +47,11 @@ def tell(attempt):
         print(json.dumps(attempt()), flush=True)
     except VidlabError as error:
         print(json.dumps([type(error).__name__, str(error)]), flush=True)
+def wait_until(holds):
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
 def run(code, check=True):
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", PRELUDE + code]
     answer = subprocess.run(command, capture_output=True, text=True)
@@ -131,7 +136,8 @@ def test_one_that_is_killed_leaves_its_counts_to_the_next(path: Path, tmp_path: 
 run(f'''
 with vl.record({FOLDER!r} + "/killed", engines=[engine()]) as recording:
     library.many(1000)
-    time.sleep(2)
+    written = lambda: vl.open_run({FOLDER!r} + "/killed").scan("kernel_twice").collect()
+    wait_until(lambda: len(written()) == 1000)
     os.kill(os.getpid(), signal.SIGKILL)
 ''', check=False)
 run(f'''
@@ -250,15 +256,15 @@ def test_a_call_that_is_under_way_at_the_end_is_told_by_the_next(
         tmp_path,
         """
 code = PRELUDE + '''
-flag = ctypes.c_int(0)
+flags = (ctypes.c_int * 2)()
 print("ready", flush=True)
 sys.stdin.readline()
-thread = threading.Thread(target=library.wait_for, args=(ctypes.byref(flag),))
+thread = threading.Thread(target=library.begin_and_wait, args=(flags,))
 thread.start()
-time.sleep(0.2)
+wait_until(lambda: flags[1])
 print("begun", flush=True)
 sys.stdin.readline()
-flag.value = 5
+flags[0] = 5
 thread.join()
 print("over", flush=True)
 sys.stdin.readline()
@@ -266,7 +272,7 @@ sys.stdin.readline()
 target = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, text=True)
 assert target.stdout.readline() == "ready\\n"
-asked = [Probe("libcalls.so", "wait_for", {}, {"result": retval()})]
+asked = [Probe("libcalls.so", "begin_and_wait", {}, {"result": retval()})]
 for number in range(2):
     with vl.record(FOLDER + f"/run{number}", engines=[engine(asked, pid=target.pid)]):
         print(file=target.stdin, flush=True)
@@ -276,7 +282,8 @@ pinning.unpin("nightly")
 """,
     )
     runs = [vl.open_run(tmp_path / f"run{number}") for number in range(2)]
-    assert [run.scan("kernel_wait_for").collect()["result"].to_list() for run in runs] == [[], [5]]
+    results = [run.scan("kernel_begin_and_wait").collect()["result"].to_list() for run in runs]
+    assert results == [[], [5]]
     assert [hits(run) for run in runs] == [[1], [0]]
     assert not any(run.losses for run in runs)
 
@@ -313,7 +320,7 @@ with vl.record({folder!r} + "/{name}", engines=[vl.Frames(), one]):
         {end}
 '''
 # Its reader is stopped, as one is that does not come to its turn: the ring keeps the records.
-stopped = '''one._recorded._reader._hush(1.0)
+stopped = '''one._recorded._reader._hush(60.0)
         library.many(30)
         os.kill(os.getpid(), signal.SIGKILL)'''
 run(step.format(folder=FOLDER, name="first", end=stopped), check=False)

@@ -31,7 +31,7 @@ from vidlab.capture.ebpf.session import Session
 from vidlab.capture.ebpf.symbols.libraries import UnknownSymbolError
 from vidlab.errors import InputError, VidlabError
 
-from .lab import SMALLEST, SOURCE, Watch, accounted, build, load
+from .lab import SMALLEST, SOURCE, Watch, accounted, build, load, wait_until
 
 pytestmark = [pytest.mark.needs("ebpf"), pytest.mark.usefixtures("nothing_left")]
 
@@ -217,8 +217,7 @@ def test_a_call_under_way_at_the_end_is_no_row(library: ctypes.CDLL, sessions: b
     with Watch([probe], sessions=sessions) as watch:
         thread = threading.Thread(target=library.wait_for, args=(ctypes.byref(flag),))
         thread.start()
-        while not watch.counts()["hits"]:
-            time.sleep(0.001)
+        wait_until(lambda: watch.counts()["hits"])
         watch.stop()
         flag.value = 1
         thread.join()
@@ -228,15 +227,16 @@ def test_a_call_under_way_at_the_end_is_no_row(library: ctypes.CDLL, sessions: b
 
 
 def test_a_call_that_began_before_is_no_row(library: ctypes.CDLL, sessions: bool) -> None:
-    flag = ctypes.c_int(0)
-    thread = threading.Thread(target=library.wait_for, args=(ctypes.byref(flag),))
+    flags = (ctypes.c_int * 2)()
+    thread = threading.Thread(target=library.begin_and_wait, args=(flags,))
     thread.start()
-    with Watch([Probe(LIBRARY, "wait_for", exit={})], sessions=sessions) as watch:
-        flag.value = 1
+    wait_until(lambda: flags[1])
+    with Watch([Probe(LIBRARY, "begin_and_wait", exit={})], sessions=sessions) as watch:
+        flags[0] = 1
         thread.join()
         watch.stop()
         assert watch.counts()["hits"] == 0
-        assert not watch.rows("kernel_wait_for")
+        assert not watch.rows("kernel_begin_and_wait")
 
 
 def test_probes_are_taken_off_while_they_are_hit(library: ctypes.CDLL, sessions: bool) -> None:
@@ -250,8 +250,7 @@ def test_probes_are_taken_off_while_they_are_hit(library: ctypes.CDLL, sessions:
     try:
         for _ in range(5):
             with Watch([TWICE], sessions=sessions) as watch:
-                while not watch.counts()["emitted"]:
-                    time.sleep(0.001)
+                wait_until(lambda: watch.counts()["emitted"])
                 watch.stop()
                 counts = watch.counts()
                 under_way = counts["hits"] - accounted(counts)

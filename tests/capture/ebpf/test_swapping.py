@@ -15,7 +15,7 @@ from vidlab.capture.ebpf.kernel import links
 from vidlab.capture.ebpf.kernel.programs import VerifierError
 from vidlab.errors import InputError
 
-from .lab import Watch, accounted, build, load
+from .lab import Watch, accounted, build, load, wait_until
 
 pytestmark = [pytest.mark.needs("ebpf"), pytest.mark.usefixtures("nothing_left")]
 
@@ -96,6 +96,9 @@ def test_a_thousand_swaps_under_load_lose_nothing_and_double_nothing(
             watch.session.replace(0, probe(number))
             if number == 10:
                 before = files()
+            if number % 20 == 0:  # those that call may have been waiting for the CPU
+                seen = watch.counts()["emitted"]
+                wait_until(lambda seen=seen: watch.counts()["emitted"] > seen)
         assert files() <= before
         calls = load.end()
         watch.stop()
@@ -122,8 +125,7 @@ def test_a_call_under_way_is_finished_by_the_new_program(
     with Watch([old], sessions=sessions) as watch:
         thread = threading.Thread(target=library.wait_for, args=(ctypes.byref(flag),))
         thread.start()
-        while not watch.counts()["hits"]:
-            pass
+        wait_until(lambda: watch.counts()["hits"])
         watch.session.replace(0, new)
         flag.value = 1
         thread.join()
@@ -172,6 +174,7 @@ def test_a_filter_is_exchanged(library: ctypes.CDLL, calling: Callable[[], Load]
         load = calling()
         for number in range(200):
             watch.session.replace(0, only((None, 0, 1)[number % 3]))
+        wait_until(lambda: watch.counts()["filtered"])
         calls = load.end()
         watch.stop()
         counts = watch.counts()
@@ -187,12 +190,10 @@ def test_a_tracepoint_is_replaced() -> None:
         return Tracepoint("sched", "sched_switch", {"n": field("prev_pid") * 0 + sign})
 
     with Watch([switch(1)]) as watch:
-        while not watch.counts()["emitted"]:
-            threading.Event().wait(0.001)
+        wait_until(lambda: watch.counts()["emitted"])
         watch.session.replace(0, switch(2))
         before = watch.counts()["emitted"]
-        while watch.counts()["emitted"] < before + 3:
-            threading.Event().wait(0.001)
+        wait_until(lambda: watch.counts()["emitted"] >= before + 3)
         watch.stop()
         assert {1, 2} == {row["n"] for row in watch.rows("kernel_sched_switch")}
 

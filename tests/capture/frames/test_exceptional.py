@@ -35,13 +35,16 @@ from vidlab.schema import (
     SENT,
 )
 
-MS = 1_000_000
+SECOND = 1_000_000_000
+
+#: Of streams whose frames are late after ten seconds: longer than any pause of a test.
+RATE = 0.3
 
 
 class Known:
     """A recording that samples adaptively, into memory."""
 
-    def __init__(self, recorded: Any, folder: Path, rate: float | None = 30.0) -> None:
+    def __init__(self, recorded: Any, folder: Path, rate: float | None = RATE) -> None:
         self.recorded = recorded
         recorded.writer.path = folder
         recorded.writer.lookback = Lookback(folder, lambda: 1, None, lambda what, error: None)
@@ -51,8 +54,8 @@ class Known:
         queues.install(recorded.patches, self.recorder)
         self.source = Source(self.recorder, "cam", "h264", nominal_rate=rate)
 
-    def frame(self, age_ms: float = 0.0) -> FrameRef:
-        return self.source.born(now_ns() - int(age_ms * MS), None, None)
+    def frame(self, age_s: float = 0.0) -> FrameRef:
+        return self.source.born(now_ns() - int(age_s * SECOND), None, None)
 
     def kept(self) -> dict[int, str]:
         found = self.recorded.records("kept_frames")
@@ -70,7 +73,7 @@ def known(recorded, tmp_path: Path) -> Iterator[Known]:
 
 
 def test_a_frame_that_is_in_time_is_not_noted(known) -> None:
-    ref = known.frame(age_ms=50)
+    ref = known.frame(age_s=0.1)
     with stage("filter", ref), stage("inside"):
         pass
     deliver(ref)
@@ -80,7 +83,7 @@ def test_a_frame_that_is_in_time_is_not_noted(known) -> None:
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_late_by_the_end_of_a_span(known, inside) -> None:
-    ref = known.frame(age_ms=101)
+    ref = known.frame(age_s=10.1)
     with stage("filter", ref):
         if inside:
             with stage("more", ref):
@@ -92,21 +95,21 @@ def test_late_by_the_end_of_a_span(known, inside) -> None:
 
 
 def test_late_by_a_span_that_is_told_later(known) -> None:
-    ref = known.frame(age_ms=101)
+    ref = known.frame(age_s=10.1)
     known.recorder.emit(1, QUEUE, OK, ref, now_ns() - 5, None)
     assert known.kept() == {ref.frame: "late"}
 
 
 def test_late_at_the_sink(known) -> None:
     ref, other = known.frame(), known.frame()
-    known.recorder.event(other, DELIVERED, t_ns=other.t_demux_ns + 99 * MS)
-    known.recorder.event(ref, DELIVERED, t_ns=ref.t_demux_ns + 101 * MS)
+    known.recorder.event(other, DELIVERED, t_ns=other.t_demux_ns + int(9.9 * SECOND))
+    known.recorder.event(ref, DELIVERED, t_ns=ref.t_demux_ns + int(10.1 * SECOND))
     assert known.kept() == {ref.frame: "late"}
 
 
 def test_late_while_it_waits_in_a_queue(known) -> None:
     waiting: queue.Queue[FrameRef] = queue.Queue()
-    late, young = known.frame(age_ms=200), known.frame()
+    late, young = known.frame(age_s=20), known.frame()
     waiting.put(young)
     waiting.put(late)
     assert known.kept() == {}
@@ -117,7 +120,7 @@ def test_late_while_it_waits_in_a_queue(known) -> None:
 def test_late_while_it_is_in_a_codec_or_an_open_stage(known) -> None:
     inside = Inside()
     known.recorder.holds(inside)
-    coded, skipped, worked = (known.frame(age_ms=200) for _ in range(3))
+    coded, skipped, worked = (known.frame(age_s=20) for _ in range(3))
     inside.enter(coded, None, 0, None)
     known.recorder.event(skipped, SENT, flags=FLAG_SKIP)
     inside.enter(skipped, None, 0, None)
@@ -170,7 +173,7 @@ def test_corrupt(known) -> None:
 
 def test_while_all_are_recorded_errors_are_only_counted(known) -> None:
     known.recorder.sampling.change(1.0)
-    ref = known.frame(age_ms=500)
+    ref = known.frame(age_s=20)
     for _ in range(2):
         with pytest.raises(ValueError, match="x"), stage("detect", ref):
             raise ValueError("x")
@@ -187,10 +190,10 @@ def test_births_are_counted(known) -> None:
 def test_a_deadline_of_the_recording_counts_before_the_nominal_rate(
     recorded, tmp_path: Path, monkeypatch
 ) -> None:
-    parameters = SimpleNamespace(parameters={"deadline_ms": 250})
+    parameters = SimpleNamespace(parameters={"deadline_ms": 20_000})
     monkeypatch.setattr(exceptional.Manifest, "read", lambda run: parameters)
     known = Known(recorded, tmp_path)
-    in_time, late = known.frame(age_ms=240), known.frame(age_ms=260)
+    in_time, late = known.frame(age_s=10.1), known.frame(age_s=20.1)
     deliver(in_time)
     deliver(late)
     assert known.kept() == {late.frame: "late"}
@@ -198,7 +201,7 @@ def test_a_deadline_of_the_recording_counts_before_the_nominal_rate(
 
 def test_without_any_deadline_no_frame_is_late(recorded, tmp_path: Path) -> None:
     known = Known(recorded, tmp_path, rate=None)
-    ref = known.frame(age_ms=1e6)
+    ref = known.frame(age_s=1000)
     with stage("filter", ref):
         pass
     assert known.kept() == {}
@@ -212,7 +215,7 @@ def test_the_look_back_reaches_beyond_long_intervals(recorded, tmp_path: Path) -
 
 
 def test_deadlines_cross_to_other_processes_with_the_frame(known) -> None:
-    sent = pickle.dumps(known.frame(age_ms=101))
+    sent = pickle.dumps(known.frame(age_s=10.1))
     refs.forget_deadlines()
     ref = pickle.loads(sent)
     with stage("filter", ref):

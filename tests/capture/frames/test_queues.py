@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import sys
 import threading
@@ -34,17 +35,23 @@ def test_an_array_keeps_its_identity_through_a_plain_queue(watched: Any) -> None
     made_at = sys._getframe().f_lineno - 1
     refs = [watched.new_ref(stream_id="cam") for _ in range(5)]
     seen = []
+    first_got_ns = 0
 
     def consume() -> None:
+        nonlocal first_got_ns
+        watch = queues.watched(line)
+        assert watch is not None
+        limit = time.monotonic() + 60
+        while len(watch._waiting) < 4 and time.monotonic() < limit:
+            time.sleep(0.001)  # until the fourth stands before the full queue
+        first_got_ns = time.perf_counter_ns()
         for _ in refs:
-            time.sleep(0.01)
             item = line.get()
             with stage("filter"):  # of whatever frame this thread took last
                 seen.append(int(item["image"][0, 0]))
 
     consumer = threading.Thread(target=consume)
     consumer.start()
-    began_ns = time.perf_counter_ns()
     for number, ref in enumerate(refs):
         array = image(ref)
         array[:] = number
@@ -59,7 +66,7 @@ def test_an_array_keeps_its_identity_through_a_plain_queue(watched: Any) -> None
     assert {span["labels"] for span in waits} == {refs[0].labels}
     assert all(span["parent"] == 0 and span["duration_ns"] > 0 for span in waits)
     # A wait begins as put is entered, though this one stood before a full queue.
-    assert began_ns <= waits[0]["t_ns"] < began_ns + 10_000_000
+    assert waits[3]["t_ns"] < first_got_ns
     filtered = [span for span in spans if span["stage"] == "filter"]
     assert [span["frame"] for span in filtered] == [ref.frame for ref in refs]
     for wait, work in zip(waits, filtered, strict=True):
@@ -165,11 +172,11 @@ def test_items_taken_out_by_other_ways_are_forgotten(
     again = np.zeros(1)
     line.put(again)
     line.queue.clear()
-    time.sleep(0.02)
+    put_again_ns = time.perf_counter_ns()
     line.put(again)  # as if another array had come to lie where one of before was
     line.get()
     (span,) = watched.records("spans")
-    assert span["duration_ns"] < 20_000_000
+    assert span["t_ns"] >= put_again_ns
 
 
 def test_a_put_inside_a_stage_of_the_frame_does_not_overlap_it(watched: Any) -> None:
@@ -184,7 +191,9 @@ def test_a_put_inside_a_stage_of_the_frame_does_not_overlap_it(watched: Any) -> 
     assert wait["t_ns"] >= read["t_ns"] + read["duration_ns"]
 
 
-def test_a_falling_buffer_is_found_once(watched: Any) -> None:
+def test_a_falling_buffer_is_found_once(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count(queues.now_ns())
+    monkeypatch.setattr(queues, "now_ns", lambda: next(ticks))  # all of it within the window
     buffered: queue.Queue[Any] = queue.Queue(20)
     buffered.vidlab_name = "jitter buffer"  # type: ignore[attr-defined]
     for number in range(10):

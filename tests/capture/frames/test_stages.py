@@ -433,9 +433,16 @@ def test_a_decorated_generator_is_not_timed_while_its_consumer_works(recorded) -
         yield 1
         yield 2
 
+    worked = []
     for _ in generator():
-        time.sleep(0.005)
-    assert all(span["duration_ns"] < 4_000_000 for span in recorded.records("spans"))
+        began_ns = time.perf_counter_ns()
+        time.sleep(0.001)
+        worked.append((began_ns, time.perf_counter_ns()))
+    spans = recorded.records("spans")
+    assert len(spans) == 3
+    for span in spans:
+        end_ns = span["t_ns"] + span["duration_ns"]
+        assert all(end_ns <= began or span["t_ns"] >= ended for began, ended in worked)
 
 
 # --- clocks ---
@@ -461,9 +468,10 @@ def test_cpu_time_is_the_threads_own(recorded, clocked) -> None:
         while time.thread_time() < until:
             pass
     found = by_stage(recorded)
-    assert found["sleeps"]["cpu_ns"] < 5_000_000
-    works = found["works"]
-    assert 20_000_000 <= works["cpu_ns"] <= works["duration_ns"]
+    sleeps, works = found["sleeps"], found["works"]
+    assert sleeps["duration_ns"] - sleeps["cpu_ns"] > 19_000_000
+    # The two clocks do not tick quite alike: the one is disciplined, the other is not.
+    assert 20_000_000 <= works["cpu_ns"] <= 1.01 * works["duration_ns"]
     if sys.platform == "linux":
         assert 0 <= works["runqueue_ns"] <= works["duration_ns"]
 
@@ -477,16 +485,19 @@ def test_never_reads_no_clock(recorded) -> None:
 
 def test_auto_reads_clocks_of_long_stages_only(recorded, clocked) -> None:
     clocked("auto")
-    for _ in range(100):
-        with stage("short"):
-            pass
+    for _ in range(100):  # a pause of the machine makes a stage a long one, for a while
+        for _ in range(100):
+            with stage("short"):
+                pass
+        short = [s["cpu_ns"] != UNKNOWN for s in recorded.records("spans")]
+        if not any(short[-50:]):
+            break
+    assert short[0]  # unknown yet
+    assert not any(short[-50:])
     for _ in range(30):
         with stage("long"):
             time.sleep(0.0005)
     found = recorded.records("spans")
-    short = [s["cpu_ns"] != UNKNOWN for s in found if s["stage"] == "short"]
-    assert short[0]  # unknown yet
-    assert not any(short[50:])
     assert all(s["cpu_ns"] != UNKNOWN for s in found if s["stage"] == "long")
     recorded.recorder.kinds["short"].mean_ns = 0.0
     for _ in range(30):  # a stage may become long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class GpuRecording:
     """A recording of GPU memory, running until `rows` is asked for or the test ends."""
 
     def __init__(self, path: Path, *engines: Any, **parameters: Any) -> None:
+        gc.collect()  # what earlier tests left is not to be freed in this one
         self.recording: Recording = record(path, engines=[*engines, GpuMemory(**parameters)])
         assert tracking.active is not None
         self.tracker: Tracker = tracking.active

@@ -16,18 +16,19 @@ from vidlab.analysis import bill
 
 pytestmark = pytest.mark.needs("hostcuda")
 
-THREADS, SECONDS = 8, 2.0
+THREADS = 8
+SAMPLES = 10  # so many are taken before something is planted, and after it
 PLANT = 256 << 20
 SIZES = (512, 10_000, 123 * 4096, 1 << 20, 3 << 20)
 
 
-def allocate(number: int, until: float) -> None:
+def allocate(number: int, over: threading.Event) -> None:
     """Take, give back, and have the pool give back, at random."""
     import cupy
 
     choice = random.Random(number)
     held: list[object] = []
-    while time.monotonic() < until:
+    while not over.is_set():
         for _ in range(20):
             if held and choice.random() < 0.5:
                 held.pop(choice.randrange(len(held)))
@@ -39,32 +40,46 @@ def allocate(number: int, until: float) -> None:
             held.clear()
 
 
-def record(path: Path, plants: bool) -> int:
-    """Record such threads; halfway, take memory behind CuPy's back. Return when it was there."""
-    planted = 0
+def wait_for_samples(path: Path, since_ns: int) -> None:
+    """Wait until there are some that were begun after this moment."""
+    limit = time.monotonic() + 100
+    later = pl.col("device") == 0, pl.col("t_ns") > since_ns
+    while vl.open_run(path).scan("gpu_samples").filter(*later).collect().height < SAMPLES:
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+
+
+def record(path: Path, plants: bool) -> tuple[int, int]:
+    """Record such threads; halfway, take memory behind CuPy's back. Return around when."""
+    over = threading.Event()
+    address = ctypes.c_void_p()
     with vl.record(path, engines=[vl.GpuMemory(), vl.GpuSampler(period_s=0.01)]):
-        until = time.monotonic() + SECONDS
         threads = [
-            threading.Thread(target=allocate, args=(number, until)) for number in range(THREADS)
+            threading.Thread(target=allocate, args=(number, over)) for number in range(THREADS)
         ]
         for thread in threads:
             thread.start()
-        time.sleep(SECONDS / 2)
-        if plants:
-            address = ctypes.c_void_p()
-            assert vl.hostcuda.library().cudaMalloc(ctypes.byref(address), PLANT) == 0
+        try:
+            wait_for_samples(path, since_ns=time.monotonic_ns())
+            began = time.monotonic_ns()
+            if plants:
+                assert vl.hostcuda.library().cudaMalloc(ctypes.byref(address), PLANT) == 0
             planted = time.monotonic_ns()
-        for thread in threads:
-            thread.join()
+            wait_for_samples(path, since_ns=planted)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
     if plants:
         assert vl.hostcuda.library().cudaFree(address) == 0
-    return planted
+    return began, planted
 
 
 def of_run(path: Path) -> pl.DataFrame:
     run = vl.open_run(path)
-    of_device = bill.bill(run.scan("gpu_samples"), run.scan("allocations"))
-    return of_device.filter(pl.col("device") == 0)
+    samples = run.scan("gpu_samples").filter(pl.col("device") == 0)
+    of_device = bill.bill(samples, run.scan("allocations"))
+    return of_device.join(samples.select("t_ns", "duration_ns").collect(), on="t_ns")
 
 
 def test_nothing_is_unexplained_without_a_plant(tmp_path):
@@ -77,10 +92,10 @@ def test_nothing_is_unexplained_without_a_plant(tmp_path):
 
 
 def test_exactly_the_plant_is_unexplained_from_the_next_sample_on(tmp_path):
-    planted = record(tmp_path / "run", plants=True)
+    began, planted = record(tmp_path / "run", plants=True)
     found = of_run(tmp_path / "run")
     after = found.filter(pl.col("t_ns") > planted)
-    before = found.filter(pl.col("t_ns") < planted - 500_000_000)
+    before = found.filter(pl.col("t_ns") + pl.col("duration_ns") < began)
     assert before["unexplained_bytes"].unique().to_list() == [0]
     assert after.height >= 5
     assert after["unexplained_bytes"].unique().to_list() == [PLANT]

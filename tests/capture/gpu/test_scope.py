@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
@@ -11,6 +12,12 @@ from vidlab.capture.gpu.engine import GpuMemory
 from vidlab.capture.gpu.scope import GpuScopeError, gpu_scope
 
 pytestmark = pytest.mark.needs("hostcuda")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    """What earlier tests left is not to be freed in this one: it would count as given back."""
+    gc.collect()
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> None:
     import cupy  # noqa: F401  # a stage never does
 
     monkeypatch.setattr(timing, "TIME_ON_HOSTCUDA", True)
+    monkeypatch.setattr(timing, "PATIENCE_S", 60.0)  # host memory is done with its events at once
 
 
 @pytest.fixture
@@ -117,7 +118,6 @@ vl.record(sys.argv[1], engines=[vl.Frames()])
 for i in range(100):
     with vl.stage("infer", gpu=True):
         time.sleep(0.001)
-time.sleep(1)
 print("recorded", flush=True)
 time.sleep(600)
 """
@@ -125,11 +125,19 @@ time.sleep(600)
 
 def test_a_killed_run_keeps_the_times(tmp_path: Path) -> None:
     path = tmp_path / "run"
+
+    def known() -> bool:
+        table = spans(vl.open_run(path))
+        return table.height == 100 and is_within(table)
+
     command = [sys.executable, "-c", KILLED, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == "recorded\n"
-        child.send_signal(signal.SIGKILL)
+        try:
+            assert child.stdout.readline() == "recorded\n"
+            until(known)
+        finally:
+            child.send_signal(signal.SIGKILL)
     as_it_is = spans(vl.open_run(path))
     assert as_it_is.height == 100
     assert is_within(as_it_is)
@@ -460,7 +468,7 @@ def test_a_recording_leaves_no_thread_and_the_next_one_times_again(
             with vl.stage("infer", gpu=True):
                 pass
             assert isinstance(stages.active.timer, Timer)  # type: ignore[union-attr]
-        until(lambda: _thread._count() == before)
+        until(lambda: _thread._count() <= before)  # one of an earlier test may just be ending
         assert is_within(spans(vl.open_run(tmp_path / name)))
 
 

@@ -271,10 +271,14 @@ class KernelEvents:
         if now_ns() - self._child_since_ns < _CHILD_AFTER_NS:
             return
         self._child_since_ns = 0
-        with contextlib.suppress(VidlabError):  # the parent has said what is missing
-            self._recorded = self._open(writer)
-        if self._recorded is None or not writer.index:  # which has it take part in the run
+        try:
+            recorded = self._open(writer)
+        except VidlabError:  # the parent has said what is missing
             return
-        util = sys.modules.get("multiprocessing.util")
-        if util is not None:  # its children run no atexit functions; the writer ends after this
-            util.Finalize(None, self.stop, exitpriority=-900)
+        try:
+            util = sys.modules.get("multiprocessing.util")
+            if writer.index and util is not None:  # the index has it take part in the run
+                # Its children run no atexit functions; the writer ends after this.
+                util.Finalize(None, self.stop, exitpriority=-900)
+        finally:
+            self._recorded = recorded

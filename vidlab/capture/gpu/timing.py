@@ -36,6 +36,9 @@ _INTERVAL_S = 0.01
 #: How long the end of a recording waits for what the GPU has not done yet.
 PATIENCE_S = 2.0
 
+#: How much longer it waits for the thread, which may have no CPU just then, to notice that.
+_GRACE_S = 10.0
+
 #: Stages that may wait for the GPU; what comes on top is lost.
 MOST_WAITING = 1 << 17
 
@@ -168,7 +171,7 @@ class Timer:
         """Write what the GPU is done with within 2 seconds; the rest is lost, and counted."""
         self._ending_ns = now_ns() + int(PATIENCE_S * 1e9)
         self._off = True
-        self._background.stop(PATIENCE_S + 1)
+        self._background.stop(PATIENCE_S + _GRACE_S)
         cuda = self._cuda
         if cuda is None or self._working:
             return

@@ -182,8 +182,10 @@ class Explorer:
         tabs = list(self._board.tabs)
         if state["frame"] is not None and state["frame"] != before["frame"]:
             tabs[_ONE_FRAME[0]] = _ONE_FRAME[1]
-        self._board.tabs = tabs  # which answers, if it has changed
-        self._answer()
+        if tabs != self._board.tabs:
+            self._board.tabs = tabs  # which answers
+        else:
+            self._answer()
 
     def _answer(self) -> None:
         """Ask for what is seen and does not show this state, and send it to the page.

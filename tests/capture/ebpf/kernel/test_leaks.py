@@ -62,7 +62,7 @@ counting.close()  # held by the array alone, and its own map by it
 if {away} and os.fork():
     os._exit(0)
 print(id, os.getpid(), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

@@ -54,6 +54,11 @@ SEEN int leap(int n) { if (setjmp(back) == 0) never_returns(n); return n; }
 SEEN int inner(int a) { __asm__ volatile(""); return a * 2; }
 SEEN int outer(int a) { int b = inner(a + 1); __asm__ volatile("" : "+r"(b)); return b + 1; }
 SEEN int wait_for(volatile int *flag) { while (!*flag) __asm__ volatile("pause"); return *flag; }
+SEEN int wait_inside(volatile int *flags) {
+    flags[1] = 1; /* the call has begun, and what runs as it begins is over */
+    while (!flags[0]) __asm__ volatile("pause");
+    return flags[0];
+}
 SEEN void many(int (*f)(int, int), int n) { for (int i = 0; i < n; i++) f(i, n); }
 """
 

@@ -325,18 +325,17 @@ def test_calls_that_never_return_are_known(
 def test_what_is_kept_of_a_call(
     library: ctypes.CDLL, library_path: Path, session: bool, room: int
 ) -> None:
-    probe = call_of("wait_for", {"flag": arg(0)}, {"result": retval()})
+    probe = call_of("wait_inside", {"flags": arg(0)}, {"result": retval()})
     with Kernel(library_path, {0: probe}, stash_room=room) as kernel:
         kernel.attach_call(0, session)
-        flag = ctypes.c_int(0)
-        thread = threading.Thread(target=library.wait_for, args=(ctypes.byref(flag),))
+        flags = (ctypes.c_int * 2)()
+        thread = threading.Thread(target=library.wait_inside, args=(flags,))
         before = time.monotonic_ns()
         thread.start()
-        while not kernel.under_way():
-            pass
-        time.sleep(0.01)  # in place, it is filled in after it is there
+        while not flags[1]:
+            time.sleep(0)
         ((key, value),) = kernel.maps["stash"].items()
-        flag.value = 1
+        flags[0] = 1
         thread.join()
         (record,) = kernel.records()
     identity, token = struct.unpack("<QQ", key)
@@ -345,7 +344,7 @@ def test_what_is_kept_of_a_call(
     assert before < t_ns == record["t_ns"]
     assert token
     assert word == [0, 0, 0]
-    address = ctypes.addressof(flag)
+    address = ctypes.addressof(flags)
     assert struct.unpack_from("<Q", value, 32) == (address,)
     assert struct.unpack_from("<Q", value, 80) == (address,)
     assert len(value) == room
@@ -355,14 +354,16 @@ def test_what_is_kept_of_a_call(
 def test_a_probe_that_comes_while_a_call_is_under_way(
     library: ctypes.CDLL, library_path: Path, session: bool
 ) -> None:
-    with Kernel(library_path, {0: call_of("wait_for", {}, {"flag": retval()})}) as kernel:
-        flag = ctypes.c_int(0)
-        thread = threading.Thread(target=library.wait_for, args=(ctypes.byref(flag),))
+    with Kernel(library_path, {0: call_of("wait_inside", {}, {"flag": retval()})}) as kernel:
+        flags = (ctypes.c_int * 2)()
+        thread = threading.Thread(target=library.wait_inside, args=(flags,))
         thread.start()
+        while not flags[1]:
+            time.sleep(0)
         kernel.attach_call(0, session)
-        flag.value = 1
+        flags[0] = 1
         thread.join()
-        library.wait_for(ctypes.byref(flag))
+        library.wait_inside(flags)
         assert kernel.records()["flag"].tolist() == [1]
         assert kernel.counts() == {"hits": 1, "emitted": 1}
 

@@ -20,8 +20,8 @@ from .test_expressions import conditions, numbers
 
 pytestmark = [pytest.mark.needs("ebpf"), pytest.mark.usefixtures("nothing_left")]
 
-#: What is left is looked for once, after all examples.
-FIXTURE = [HealthCheck.function_scoped_fixture]
+#: What is left is looked for once, after all examples; and each takes as long as it takes.
+FIXTURE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 arguments = st.builds(Argument, st.integers(0, 5), st.just("u64"))
 texts = st.builds(string, arguments | st.builds(deref, arguments), st.sampled_from([8, 64, 256]))

@@ -6,6 +6,7 @@ import ctypes
 import os
 import struct
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,7 @@ def test_nothing_is_lost_or_doubled_by_exchanges(
 ) -> None:
     """Swaps under load: each call is in one version's records or in the ring's losses."""
     probe = Probe("x", "add", {"a": arg(0, "u32")}, {"sum": retval()})
-    calls_made, threads_count = 20_000, 2
+    parts, calls_made, threads_count = 20, 1000, 2
     with Kernel(library_path, {0: probe}, ring_bytes=1 << 24) as kernel:
         if session:
             code = dispatching.dispatcher(dispatching.SESSION)
@@ -141,23 +142,29 @@ def test_nothing_is_lost_or_doubled_by_exchanges(
             put(kernel, 0, versions[0])
             kernel.attach(kernel.load(dispatching.dispatcher()), "add")
         add = ctypes.cast(library.add, ctypes.c_void_p)
-        threads = [
-            threading.Thread(target=library.many, args=(add, calls_made))
-            for _ in range(threads_count)
-        ]
+        swaps = 0
+
+        def work() -> None:
+            for _ in range(parts):
+                before = swaps
+                library.many(add, calls_made)
+                while swaps == before:
+                    time.sleep(0)
+
+        threads = [threading.Thread(target=work) for _ in range(threads_count)]
         for thread in threads:
             thread.start()
-        swaps = 0
         while any(thread.is_alive() for thread in threads):
             put(kernel, 0, versions[swaps % 2])
             swaps += 1
         for thread in threads:
             thread.join()
         records = kernel.records()
-        total = calls_made * threads_count
-        assert swaps > 10
+        total = parts * calls_made * threads_count
+        assert swaps >= parts
         assert kernel.counts() == {"hits": total, "emitted": total}
         assert len(records) == total
+        expected = list(range(calls_made)) * parts
         for thread_id in set(records["tid"]):
-            assert records[records["tid"] == thread_id]["a"].tolist() == list(range(calls_made))
+            assert records[records["tid"] == thread_id]["a"].tolist() == expected
         assert os.getpid() in records["pid"]

@@ -15,6 +15,8 @@ from vidlab.capture.ebpf.reading import reader as module
 from vidlab.capture.ebpf.reading.reader import Reader, Source
 from vidlab.capture.ebpf.reading.ring import Ring, RingError
 
+from ..conftest import open_files
+
 pytestmark = pytest.mark.needs("ebpf")
 
 NO_WAKEUP, WAKE_EACH = 1, 0
@@ -44,6 +46,11 @@ def wait_until(holds) -> None:
     while not holds():
         assert time.monotonic() < until, "it never came to be"
         time.sleep(0.001)
+
+
+def new_tasks(before: set[str]) -> set[str]:
+    """Threads that were not there before. One that has been joined may take a while to go."""
+    return {task.name for task in Path("/proc/self/task").iterdir()} - before
 
 
 def check_exact(made, source, sink) -> None:
@@ -219,16 +226,15 @@ def test_what_comes_after_the_end_stays_in_the_ring_and_is_told(producer):
 def test_it_leaves_no_descriptor_and_no_thread(producer):
     made = producer(4096, 64)
     with made.ring() as ring:
-        before = len(list(Path("/proc/self/fd").iterdir()))
-        tasks = len(list(Path("/proc/self/task").iterdir()))
+        before, tasks = open_files(), new_tasks(set())
         for _ in range(5):
             reader = Reader([Source("kernel_test", ring, Kept())], no_report)
             reader.start()
             reader.start()
-            assert len(list(Path("/proc/self/task").iterdir())) == tasks + 1
+            assert len(new_tasks(tasks)) == 1
             reader.stop()
-            wait_until(lambda: len(list(Path("/proc/self/task").iterdir())) == tasks)
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+            wait_until(lambda: not new_tasks(tasks))
+        assert not open_files().items() - before.items()
     Reader([], no_report).stop()
 
 
@@ -280,10 +286,10 @@ def test_a_ring_that_has_been_closed_is_refused_and_leaves_nothing_open(producer
     ring = made.ring()
     source = Source("kernel_test", ring, Kept())
     ring.close()
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_files()
     with pytest.raises(RingError, match="cannot be waited for"):
         Reader([source], no_report).start()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert not open_files().items() - before.items()
 
 
 def test_what_is_read_by_hand_goes_to_the_sink_in_this_thread(producer):

@@ -6,6 +6,7 @@ import gc
 import mmap
 import os
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ LENGTH = RECORD.itemsize
 
 
 def open_files() -> int:
+    gc.collect()  # else what earlier tests have left is closed at any time
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -180,7 +182,6 @@ def test_what_is_no_ring_is_refused_and_leaves_nothing_open(memory):
         Ring(memory.fd, 64 * PAGE, RECORD, STRIDE)
     with Path(os.devnull).open() as null, pytest.raises(RingError, match="cannot be mapped"):
         Ring(null.fileno(), PAGE, RECORD, STRIDE)
-    gc.collect()
     assert open_files() == before
 
 
@@ -195,7 +196,6 @@ def test_closing_leaves_nothing_open_even_while_a_view_is_held(memory):
     assert ring.available() == 0
     assert records["number"].tolist() == [0, 1]
     del records, ring
-    gc.collect()
     assert open_files() == before
 
 
@@ -239,11 +239,11 @@ def test_a_full_ring_loses_and_counts_it(producer):
 def test_records_are_read_in_order_while_slow_and_quick_programs_write(producer):
     """The slow one holds a record that is begun while the other CPU goes on.
 
-    Whether that is seen is up to the scheduler: one of ten times is enough.
+    Whether that is seen is up to the scheduler: once in a minute is enough.
     """
-    assert any(_slow_and_quick(producer) for _ in range(10)), (
-        "no record was ever seen while it was being written"
-    )
+    end = time.monotonic() + 60
+    while not _slow_and_quick(producer):
+        assert time.monotonic() < end, "no record was ever seen while it was being written"
 
 
 def _slow_and_quick(producer):
@@ -267,6 +267,7 @@ def _slow_and_quick(producer):
             thread.join()
         assert ring.available() == 0
     assert seen == made.count("emitted") == 160_300 - made.count("lost_ring")
+    made.close()
     return waited
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,17 +15,18 @@ from typing import Any, Self
 from vidlab.capture.ebpf.kernel import bpf
 from vidlab.capture.ebpf.kernel.maps import Map
 
+from ..lab import wait_until
+
 #: What the code of every child begins with: `step(...)` tells values, and waits for the next turn.
 _PRELUDE = """
 import ctypes, json, os, socket, sys, threading, time
 def step(*values):
     print(json.dumps(values), flush=True)
     if not sys.stdin.readline(): os._exit(0)
-def until_asleep(tid):
-    asleep = 0  # several times: once may be a wait for the interpreter's lock
-    while asleep < 5:
-        state = open(f"/proc/self/task/{tid}/stat").read().rpartition(")")[2].split()[0]
-        asleep = asleep + 1 if state == "S" else 0
+def until_reading(tid, fd):
+    # As the kernel tells it of a thread that is off its CPU: the call's number and arguments. So a
+    # wait for the interpreter's lock is not taken for it, nor one that is yet to begin.
+    while open(f"/proc/self/task/{tid}/syscall").read().split()[1:2] != [hex(fd)]:
         time.sleep(0.001)
 class Word(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("first", "frame", "labels", "last")]
@@ -34,6 +35,11 @@ class Word(ctypes.Structure):
     @property
     def address(self): return ctypes.addressof(self)
 """
+
+
+#: What the kernel tells of a thread that waits for input: the number of read(2), here or on arm64,
+#: and the descriptor.
+_WAITING = re.compile("(0|63) 0x0 ")
 
 
 class Child:
@@ -100,16 +106,20 @@ class Child:
         """Its threads."""
         return {int(path.name) for path in Path(f"/proc/{self.pid}/task").iterdir()}
 
-    def until_asleep(self) -> None:
-        """Wait until its first thread waits for something."""
-        while Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
-            time.sleep(0.001)
-
     def _read(self) -> list[Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, "the child has ended before its next step"
+        wait_until(self._waits)
         return list(json.loads(line))
+
+    def _waits(self) -> bool:
+        """Whether it waits to go on: having told a step it still runs for a while."""
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                if _WAITING.match((task / "syscall").read_text()):
+                    return True
+        return False
 
     def __enter__(self) -> Self:
         return self

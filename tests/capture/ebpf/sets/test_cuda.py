@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,12 @@ from vidlab.capture.ebpf.symbols import libraries
 from .conftest import Heard, Listen, Row
 
 pytestmark = [pytest.mark.needs("ebpf"), pytest.mark.usefixtures("nothing_left")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_collect() -> None:
+    """Free what earlier tests have left: its memory would be given back at any moment."""
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ and C calls them, so that the arguments are where a compiler puts them.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -342,6 +343,12 @@ def source(library: str, functions: str, calls: list[tuple[str, str, dict[str, A
             f"E void play(void) {{\n    ptr p = 0; size_t n = 0;\n{play}}}",
         ]
     )
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_collect() -> None:
+    """Free what earlier tests have left: its memory would be given back at any moment."""
+    gc.collect()
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 
@@ -14,8 +16,9 @@ from vidlab.capture.ebpf.reading.counters import COUNTS, Counts
 from vidlab.capture.ebpf.session import Session
 from vidlab.capture.ebpf.sets import sched
 
+from ..lab import wait_until
 from .children import Child, kept
-from .conftest import Listen, Row
+from .conftest import Heard, Listen, Row
 
 pytestmark = [pytest.mark.needs("ebpf"), pytest.mark.usefixtures("nothing_left")]
 
@@ -44,9 +47,11 @@ EVERYTHING = (
     + """
 step()
 for wait in ("sleep", "lock", "pipe", "cpu"):
-    begin = counted()
+    moments = [counted()]
     if wait == "sleep":
-        for _ in range(40): time.sleep(0.001)
+        for _ in range(40):
+            time.sleep(0.001)
+            moments.append(counted())
     elif wait == "lock":
         lock = threading.Lock()
         for _ in range(20):
@@ -54,6 +59,7 @@ for wait in ("sleep", "lock", "pipe", "cpu"):
             threading.Timer(0.002, lock.release).start()
             lock.acquire()
             lock.release()
+            moments.append(counted())
     elif wait == "pipe":
         r, w = os.pipe()
         def feed():
@@ -62,7 +68,9 @@ for wait in ("sleep", "lock", "pipe", "cpu"):
                 os.write(w, b"x")
         feeding = threading.Thread(target=feed)
         feeding.start()
-        for _ in range(30): os.read(r, 1)
+        for _ in range(30):
+            os.read(r, 1)
+            moments.append(counted())
         feeding.join()
     else:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -70,10 +78,12 @@ for wait in ("sleep", "lock", "pipe", "cpu"):
         if not other:
             spin(0.3)
             os._exit(0)
-        spin(0.3)
+        for _ in range(30):
+            spin(0.01)
+            moments.append(counted())
         os.waitpid(other, 0)
-    end = counted()
-    step(wait, begin, end)
+    moments.append(counted())
+    step(wait, moments)
 """
 )
 
@@ -98,24 +108,21 @@ def check(row: Row) -> None:
 
 
 def test_every_switch_is_a_row_and_the_waits_for_a_cpu_add_up(listen: Listen) -> None:
-    told: dict[str, tuple[list[int], list[int]]] = {}
+    told: dict[str, list[list[int]]] = {}
     with Child(EVERYTHING) as child, listen("sched", target=child.pid) as heard:
         for _ in range(4):
-            wait, begin, end = child.go()
-            told[wait] = begin, end
+            wait, moments = child.go()
+            told[wait] = moments
         child.end()
-        rows = heard.rows(TABLE)
-        hits, _, _, emitted, lost_ring, lost, *_ = counts(heard.session)
-    assert hits == emitted + lost
-    assert emitted == len(rows)
-    assert lost_ring == 0
+        rows, lost = all_rows(heard)
     for row in rows:
         check(row)
     # It may not report every wake-up either: those that interrupt another program it does not.
     assert sum(row["runqueue_ns"] is None for row in rows) < len(rows) / 10
     assert {row["pid"] for row in rows} == {child.pid}
-    exact = []
-    for wait, (begin, end) in told.items():
+    exact = 0
+    for wait, moments in told.items():
+        begin, end = moments[0], moments[-1]
         during = between(rows, child.pid, begin[0], end[0])
         kinds = {row["state"] for row in during}
         assert ("preempted" if wait == "cpu" else "sleeping") in kinds
@@ -126,13 +133,18 @@ def test_every_switch_is_a_row_and_the_waits_for_a_cpu_add_up(listen: Listen) ->
         assert sum(missing) <= lost, wait
         if any(missing) or any(row["runqueue_ns"] is None for row in during):
             continue
-        exact.append(wait)
+        exact += 1
         # The kernel takes its times as it locks the run queue, and we take ours a moment after:
-        # some µs for each wait. A CPU of a virtual machine may be taken away in between.
-        waited = sum(row["runqueue_ns"] for row in during)
-        assert abs(waited - (end[3] - begin[3])) < 20_000 * len(during) + 5_000_000, wait
+        # some µs for each wait. A CPU of a virtual machine may be taken away in between, for any
+        # time: not so in most of the waits.
+        off = []
+        for before, after in itertools.pairwise(moments):
+            part = between(rows, child.pid, before[0], after[0])
+            waited = sum(row["runqueue_ns"] for row in part)
+            off.append(abs(waited - (after[3] - before[3])) / max(len(part), 1))
+        assert statistics.median(off) < 100_000, wait
     assert exact
-    begin, end = told["cpu"]
+    begin, end = told["cpu"][0], told["cpu"][-1]
     assert (
         sum(
             row["runqueue_ns"]
@@ -153,15 +165,16 @@ def wait():
 thread = threading.Thread(target=wait)
 thread.start()
 while not tids: time.sleep(0.001)
+until_reading(tids[0], r)
 step(tids[0], threading.get_native_id())
-until_asleep(tids[0])
+first_until = time.monotonic_ns()
 os.write(w, b"x")
 thread.join()
 def release():
-    until_asleep(tids[0])
+    until_reading(tids[0], r)
     before = time.monotonic_ns()
     os.write(w, b"x")
-    step(threading.get_native_id(), before)
+    step(threading.get_native_id(), before, first_until)
 tids.clear()
 waiting, releasing = threading.Thread(target=wait), threading.Thread(target=release)
 waiting.start()
@@ -171,11 +184,11 @@ releasing.join()
 """
     with Child(code) as child, listen("sched", target=child.pid) as heard:
         first, main = child.told
-        by, before = child.go()
+        by, before, first_until = child.go()
         child.end()
-        rows = heard.rows(TABLE)
+        rows, _ = all_rows(heard)
     # The first wait had begun before anybody looked.
-    assert all(row["state"] == "preempted" for row in rows if row["tid"] == first)
+    assert not [row for row in rows if row["tid"] == first and row["t_ns"] < first_until]
     woken = [row for row in rows if row["waker_tid"] == by and before < (row["wakeup_ns"] or 0)]
     (row,) = [row for row in woken if row["t_ns"] < before and row["tid"] != main]
     assert row["state"] == "sleeping"
@@ -202,8 +215,8 @@ step(times, tids)
     with Child(code) as child, listen("sched", target=child.pid) as heard:
         times, tids = child.go()
         child.end()
-        rows = {row["tid"]: row for row in heard.rows(TABLE) if row["state"] == "new"}
-        lost = counts(heard.session)[5]
+        every, lost = all_rows(heard)
+    rows = {row["tid"]: row for row in every if row["state"] == "new"}
     assert rows.keys() <= set(tids)
     assert len(rows) >= len(tids) - lost > 0
     for tid, (before, after) in zip(tids, times, strict=True):
@@ -233,8 +246,8 @@ while len(tids) < 2: time.sleep(0.001)
 step(*((tids[n], words[n].address) for n in range(2)))
 for i in range(51):
     for number, word in enumerate(words):
-        while i and word.last != 1000 * number + i: time.sleep(0.0001)
-        until_asleep(tids[number])
+        while i and word.last != 1000 * number + i: time.sleep(0.001)
+        until_reading(tids[number], pipes[number][0])
         os.write(pipes[number][1], b"x")
 for thread in threads: thread.join()
 step()
@@ -247,8 +260,7 @@ step()
             )
         child.go()
         child.end()
-        rows = heard.rows(TABLE)
-        lost = counts(heard.session)[5]
+        rows, lost = all_rows(heard)
     for number, tid in enumerate(tids):
         own = [row for row in rows if row["tid"] == tid and row["span"]]
         assert all(row["span"] == 1000 * number + row["frame"] for row in own)
@@ -268,24 +280,22 @@ step()
 r, w = os.pipe()
 threads = [threading.Thread(target=os.read, args=(r, 1)) for _ in range(5)]
 for thread in threads: thread.start()
-for thread in threads: until_asleep(thread.native_id)
+for thread in threads: until_reading(thread.native_id, r)
 step()
 os.write(w, bytes(5))
 for thread in threads: thread.join()
 """
     with Child(code) as child, listen("sched", target=child.pid) as heard:
         child.go()
-        child.until_asleep()
-        hits, _, _, emitted, _, lost, *_ = counts(heard.session)
-        assert hits - emitted - lost == 6  # and the one that waits for us
+        wait_until(lambda: under_way(heard.session) == 6)  # and the one that waits for us
         child.end()
-        hits, _, _, emitted, lost_ring, lost, *_ = counts(heard.session)
-        assert hits == emitted + lost
-        assert emitted == len(heard.rows(TABLE))
-        assert lost_ring == 0
+        all_rows(heard)
 
 
 def test_threads_that_end_leave_nothing_in_the_map(listen: Listen) -> None:
+    def known() -> set[int]:
+        return {int.from_bytes(key, "little") for key in kept(sched.THREADS)}
+
     code = """
 step()
 for _ in range(50):
@@ -296,10 +306,10 @@ step()
 """
     with Child(code) as child, listen("sched", target=child.pid) as heard:
         child.go()
-        alive = child.tasks()
-        assert {int.from_bytes(key, "little") for key in kept(sched.THREADS)} <= alive
+        # A thread that has ended is switched out once more, whoever has waited for it.
+        wait_until(lambda: known() <= child.tasks())
         child.end()
-        assert kept(sched.THREADS) == {}
+        wait_until(lambda: not known())
         assert len(heard.rows(TABLE)) > 200
 
 
@@ -312,9 +322,9 @@ for _ in range(500): time.sleep(0.0001)
     with Child(code) as child, Session(plan, child.pid, ring_bytes=4096) as session:
         child.start()
         child.end()
-        hits, _, _, emitted, lost_ring, lost_stash, *_ = counts(session)
+        wait_until(lambda: not under_way(session))
+        _, _, _, emitted, lost_ring, *_ = counts(session)
     assert emitted == 4096 // plan.layouts[TABLE].stride
-    assert hits == emitted + lost_ring + lost_stash
     assert lost_ring > 400
 
 
@@ -327,7 +337,7 @@ def test_two_processes_are_told_apart(listen: Listen) -> None:
             two.go()
             one.end()
             two.end()
-            rows = of_one.rows(TABLE), of_two.rows(TABLE)
+            rows = all_rows(of_one)[0], all_rows(of_two)[0]
     for child, own in zip((one, two), rows, strict=True):
         assert {row["pid"] for row in own} == {child.pid}
         assert sum(row["state"] == "sleeping" for row in own) >= 20
@@ -383,3 +393,26 @@ def counts(session: Session) -> list[int]:
     assert COUNTS[0] == "hits"
     (number,) = [m.number for m in session.plan.members if m.label == "sched_switch"]
     return [int(count) for count in Counts(session.shared.counts).read()[number]]
+
+
+def under_way(session: Session) -> int:
+    """How many waits have begun and not ended."""
+    hits, _, _, emitted, lost_ring, lost, *_ = counts(session)
+    return hits - emitted - lost_ring - lost
+
+
+def all_rows(heard: Heard) -> tuple[list[Row], int]:
+    """All rows of a child that has ended, and how many waits were lost.
+
+    Whoever waits for a process may know of its end before it leaves its CPU for the last time.
+    """
+    rows: list[Row] = []
+
+    def complete() -> bool:
+        rows.extend(heard.rows(TABLE))
+        return not under_way(heard.session) and counts(heard.session)[3] == len(rows)
+
+    wait_until(complete)
+    known = counts(heard.session)
+    assert known[4] == 0, "the ring was full"
+    return sorted(rows, key=lambda row: row["t_ns"]), known[5]

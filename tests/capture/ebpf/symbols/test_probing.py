@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,7 @@ def test_hostcudas_functions_are_seen_through_their_names(counting):
     hostcuda.install(devices=2)
     target = the_target("libhostcuda", "cudaGetDevice")
     device = ctypes.c_int()
+    gc.collect()  # CuPy's memory that nobody holds any more would be freed at any moment
     with attach_uprobes(counting.program, target.path, [target.offset], pid=os.getpid()):
         for _ in range(10):
             hostcuda.library().cudaGetDevice(ctypes.byref(device))

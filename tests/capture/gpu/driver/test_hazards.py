@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,6 +60,7 @@ class Watched:
 
 @pytest.fixture
 def watched(recorded: Any) -> Iterator[Watched]:
+    gc.collect()  # a free waits for the whole device: none of what earlier tests left
     watched = Watched(recorded)
     try:
         yield watched

@@ -113,12 +113,17 @@ def test_inside_a_signal_handler(tmp_path: Path) -> None:
     run(
         tmp_path,
         """
-        kept = []
+        kept, depth = [], 0
         def handler(signum, frame):
+            global depth
+            if depth == 8:      # on a slow machine it is interrupted faster than it ends
+                return
+            depth += 1
             kept.append(cupy.empty(random.randrange(1, 5000), "u1"))
             if len(kept) > 20:
                 kept.clear()
                 gc.collect(0)
+            depth -= 1
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
         until = time.monotonic() + 3
@@ -287,9 +292,14 @@ def test_forked_children_that_end_while_threads_record(tmp_path: Path) -> None:
     )
     # No word of what could not be written: what one process has ended, others still use.
     assert (done.stdout, done.stderr) == ("ended\n", "")
-    rows = open_run(path).scan("allocations").collect().to_dicts()
+    recorded = open_run(path)
+    rows = recorded.scan("allocations").collect().to_dicts()
     pool = [(row["pid"], row["generation"], row["op"]) for row in rows if row["level"] == "pool"]
-    taken = [name for *name, op in pool if op == "alloc"]
-    assert sorted(taken) == sorted(name for *name, op in pool if op == "free")
+    taken = [(pid, generation) for pid, generation, op in pool if op == "alloc"]
+    freed = [(pid, generation) for pid, generation, op in pool if op == "free"]
+    # Threads that record faster than a disk that stands still writes lose records, counted.
+    lost = recorded.losses.get("allocations", {}).get("lost", 0)
+    assert len(set(taken) ^ set(freed)) <= lost
     assert len({pid for pid, *_ in pool}) == 9
-    assert len(taken) == len(set(map(tuple, taken)))
+    assert len(taken) == len(set(taken))
+    assert len(freed) == len(set(freed))

@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 
 from vidlab.capture.gpu.tracking.tracker import Tracker
+from vidlab.runs.blocks import LOSE_AT
 from vidlab.runs.run import open_run
 from vidlab.schema import POOL
 
@@ -76,10 +77,9 @@ class Storm:
         for _ in range(CHECKPOINTS):
             self.barrier.wait(280)
             live = self._live()
-            for _ in range(100):  # while another thread collects, a call does nothing
-                if live == self.oracle:
-                    break
-                time.sleep(0.05)
+            limit = time.monotonic() + 60
+            while live != self.oracle and time.monotonic() < limit:
+                time.sleep(0.05)  # while another thread collects, a call does nothing
                 live = self._live()
             try:
                 assert live == self.oracle
@@ -97,6 +97,12 @@ class Storm:
         gc.collect()
         return {block.address: block.size_bytes for block in self.tracker.live.blocks(POOL)}
 
+    def _wait_for_writer(self) -> None:
+        """Record no faster than the disk takes it: beyond a bound records are lost."""
+        writer: Any = self.tracker.writer
+        while len(writer._buffers.full) > LOSE_AT // 2:
+            time.sleep(0.01)
+
     def _run(self, number: int) -> None:
         try:
             self._steps(np.random.default_rng(number))
@@ -113,12 +119,15 @@ class Storm:
         steps = self.steps // CHECKPOINTS
         for _ in range(CHECKPOINTS):
             # Drawn beforehand: the storm is about memory.
-            for what, size, which in zip(
+            drawn = zip(
                 chance.random(steps).tolist(),
                 chance.integers(1, 16_384, steps).tolist(),
                 chance.random(steps).tolist(),
                 strict=True,
-            ):
+            )
+            for number, (what, size, which) in enumerate(drawn):
+                if number % 256 == 0:
+                    self._wait_for_writer()
                 if (what < 0.5 and len(kept) < MOST_KEPT) or not kept:
                     pointer = allocate(size)
                     address = pointer.ptr

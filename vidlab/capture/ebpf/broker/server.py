@@ -185,9 +185,9 @@ class Broker:
         with self._lock:
             full = len(self._serving) >= self.limits.connections
             idle = [one for one in self._serving if not one.opened]
-        if full:  # who has asked for nothing so far makes room: a client asks at once
-            if idle:
+            if full and idle:  # who has asked for nothing so far makes room: a client asks at once
                 min(idle, key=lambda one: one.began).evict()
+        if full:
             with contextlib.suppress(OSError):
                 connection.close()
             return
