@@ -299,7 +299,7 @@ def test_a_recording_is_followed(tmp_path: Path) -> None:
     with vl.record(tmp_path, engines=[vl.KernelEvents(["cuda"], required=True)]):
         following = Following(tmp_path)
         assert not following.finished
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         number = 0
         while sum(map(bool, counts)) < 3 and time.monotonic() < end:  # there is more each time
             number += 1

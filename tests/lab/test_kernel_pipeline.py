@@ -188,5 +188,5 @@ def test_cameras_send_each_clip_at_its_pace(tmp_path: Path) -> None:
     with Cameras(clips, seconds=0.05, pause_s=0.01) as cameras:
         for clip, url in zip(clips, cameras.urls, strict=True):
             host, port = url.removeprefix("tcp://").split(":")
-            with socket.create_connection((host, int(port)), timeout=10) as reader:
+            with socket.create_connection((host, int(port)), timeout=60) as reader:
                 assert b"".join(iter(lambda: reader.recv(1 << 16), b"")) == clip.read_bytes()

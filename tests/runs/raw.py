@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -35,12 +36,14 @@ def records(run: Path, table: str, column: str) -> list[int]:
     """A column of all records of a table: of its streams, and of buffers not in them."""
     record = TABLES[table].record
     assert record is not None
-    # Buffers first: one that is written meanwhile is then known by its batch.
-    buffers = {
-        path.name: np.fromfile(path, record.dtype, path.stat().st_size // record.size)
-        for path in (run / "segments").glob("*.buf")
-        if BUFFER.fullmatch(path.name)[4] == table  # type: ignore[index]
-    }
+    # Buffers first: one that is written meanwhile is then known by its batch, or gone already.
+    buffers: dict[str | None, Any] = {}
+    for path in (run / "segments").glob("*.buf"):
+        if BUFFER.fullmatch(path.name)[4] == table:  # type: ignore[index]
+            with contextlib.suppress(FileNotFoundError):
+                data = path.read_bytes()
+                count = len(data) // record.size
+                buffers[path.name] = np.frombuffer(data, record.dtype, count)
     values: list[int] = []
     for batch, name in batches(run, table):
         values += batch[column].to_pylist()
@@ -69,6 +72,15 @@ def losses(run: Path, kind: str = "lost") -> dict[str, int]:
             if counts[kind]:
                 sums[table] = sums.get(table, 0) + counts[kind]
     return sums
+
+
+def size(run: Path) -> int:
+    """The bytes of all files in the folder of segments; some may go meanwhile."""
+    total = 0
+    for path in (run / "segments").glob("*.*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def names(run: Path) -> set[str]:

@@ -23,7 +23,10 @@ import pytest
 from vidlab import labelsets
 from vidlab.clock import Anchor, now_ns
 from vidlab.errors import InputError, RecordingError
-from vidlab.runs.blocks import BLOCK_BYTES, SPARES
+from vidlab.runs import blocks
+from vidlab.runs import writer as writing
+from vidlab.runs.blocks import BLOCK_BYTES, SPARES, Block
+from vidlab.runs.encoding import count_holes
 from vidlab.runs.manifest import Manifest
 from vidlab.runs.writer import LEAST_MAX_BYTES, RunWriter
 from vidlab.schema import TABLES
@@ -45,6 +48,11 @@ def pack(writer: RunWriter, value: int, labels: int = 0) -> None:
         position = buffer.roll()
     buffer.position = position + SIZE
     pack_into(buffer.view, position, value, 5, 6, 7, 8, 9, 1, labels, 2, 3, 1)
+
+
+def buffers(run: Path) -> int:
+    """How many mapped buffers a run has: a batch is there a moment before its buffer goes."""
+    return len(list((run / "segments").glob("*.buf")))
 
 
 def wait_for(what: Callable[[], object]) -> None:
@@ -112,7 +120,7 @@ def test_full_buffers_are_written_in_the_background(writer: RunWriter, tmp_path:
     for value in range(10 * PER_BLOCK + 3):
         pack(writer, value)
     wait_for(lambda: len(list(raw.batches(tmp_path, "spans"))) == 10)
-    assert len(list((tmp_path / "segments").glob("*.buf"))) == 1
+    wait_for(lambda: buffers(tmp_path) == 1)
     assert sorted(raw.records(tmp_path, "spans", "t_ns")) == list(range(10 * PER_BLOCK + 3))
 
 
@@ -131,15 +139,23 @@ def test_a_record_that_was_not_finished_is_lost_and_counted(tmp_path: Path) -> N
 
 
 def test_a_full_block_waits_for_a_record_that_is_being_packed(
-    writer: RunWriter, tmp_path: Path
+    writer: RunWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looks = []
+
+    def counted(block: Block) -> int:
+        looks.append(block)
+        return count_holes(block)
+
+    monkeypatch.setattr(writing, "count_holes", counted)
+    monkeypatch.setattr(writing, "PATIENCE_NS", 60_000_000_000)  # on a machine that is busy, too
     pack(writer, 0)
     buffer = writer.buffer("spans")
     view, position = buffer.view, buffer.position
     buffer.position = position + SIZE  # reserved; the thread is interrupted here …
     for value in range(2, PER_BLOCK + 1):
         pack(writer, value)
-    time.sleep(0.35)
+    wait_for(lambda: len(looks) >= 2)
     assert list(raw.batches(tmp_path, "spans")) == []
     pack_into(view, position, 1, 5, 6, 7, 8, 9, 1, 0, 2, 3, 1)  # … and goes on
     wait_for(lambda: list(raw.batches(tmp_path, "spans")))
@@ -157,7 +173,7 @@ def test_a_row_is_on_the_disk_within_half_a_second(writer: RunWriter, tmp_path: 
         writer.row("streams", direction="input", url="a.mp4", nominal_rate=25.0, width=None)
         labels = labelsets.current.get()
     wait_for(lambda: raw.rows(tmp_path, "streams"))
-    assert now_ns() - before < 5e9  # half a second, on a machine that does nothing else
+    assert now_ns() - before < 30e9  # half a second, on a machine that does nothing else
     (row,) = raw.rows(tmp_path, "streams")
     assert before <= row["t_ns"] <= now_ns()
     assert (row["pid"], row["tid"]) == (os.getpid(), threading.get_native_id())
@@ -262,13 +278,19 @@ def test_derive_that_cannot_be_is_refused(tmp_path: Path, derive: dict[str, obje
 # --- threads ----------------------------------------------------------------------
 
 
-def test_many_short_threads_leave_no_buffer_behind(writer: RunWriter, tmp_path: Path) -> None:
+def test_many_short_threads_leave_no_buffer_behind(
+    writer: RunWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A writer that has no CPU for a while is not taken for one whose disk is stuck: else what
+    # comes once all the blocks are full is let go, as it should be then.
+    for name in ("WAIT_NS", "STUCK_NS"):
+        monkeypatch.setattr(blocks, name, 60_000_000_000)
     for value in range(200):
         thread = threading.Thread(target=pack, args=(writer, value))
         thread.start()
         thread.join()
     wait_for(lambda: len(list(raw.batches(tmp_path, "spans"))) == 200)
-    assert list((tmp_path / "segments").glob("*.buf")) == []
+    wait_for(lambda: buffers(tmp_path) == 0)
     assert sorted(raw.records(tmp_path, "spans", "t_ns")) == list(range(200))
     writer.close()
     assert raw.losses(tmp_path) == {}
@@ -390,9 +412,8 @@ def test_a_bounded_recording_keeps_the_newest_and_counts_the_rest(tmp_path: Path
     writer.row("streams", url="the first of all")
     for value in range(count):
         if pack_noise(writer, value):
-            wait_for(lambda: len(list((tmp_path / "segments").glob("*.buf"))) == 1)
-            sizes = [p.stat().st_size for p in (tmp_path / "segments").glob("*.*") if p.exists()]
-            most = max(most, sum(sizes))
+            wait_for(lambda: buffers(tmp_path) == 1)
+            most = max(most, raw.size(tmp_path))
     writer.close()
     kept = sorted(raw.records(tmp_path, "spans", "t_ns"))
     assert kept == list(range(count - len(kept), count))
@@ -409,17 +430,16 @@ def test_what_is_too_old_is_let_go_and_counted(tmp_path: Path) -> None:
     for value in range(3 * PER_BLOCK):
         pack(writer, value)
     threading.Thread(target=writer.finding, args=("early", "early")).start()
-    wait_for(lambda: raw.rows(tmp_path, "findings"))
-    wait_for(lambda: raw.losses(tmp_path, "let_go").get("findings"))
+    gone = {"spans": 2 * PER_BLOCK, "findings": 1}
+    wait_for(lambda: raw.losses(tmp_path, "let_go") == gone)
+    writer._streams._keep_ns = 3_600 * 10**9  # however long it takes, what comes now is young
     for value in range(3 * PER_BLOCK, 4 * PER_BLOCK):
         pack(writer, value)
     writer.finding("late", "late")
     writer.close()
     kept = sorted(raw.records(tmp_path, "spans", "t_ns"))
-    let_go = raw.losses(tmp_path, "let_go")
-    assert kept == list(range(4 * PER_BLOCK - len(kept), 4 * PER_BLOCK))
-    assert let_go == {"spans": 4 * PER_BLOCK - len(kept), "findings": 1}
-    assert len(kept) <= 2 * PER_BLOCK
+    assert kept == list(range(2 * PER_BLOCK, 4 * PER_BLOCK))
+    assert raw.losses(tmp_path, "let_go") == gone
     assert [row["kind"] for row in raw.rows(tmp_path, "findings")] == ["late"]
     assert raw.rows(tmp_path, "streams")
 
@@ -644,7 +664,7 @@ def pack(value, labels=0):
 
 
 def forked(tmp_path: Path, script: str) -> None:
-    subprocess.run([sys.executable, "-c", FORKS + script, tmp_path], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", FORKS + script, tmp_path], check=True, timeout=240)
 
 
 def by_process(run: Path) -> dict[str, list[int]]:
@@ -837,7 +857,7 @@ if __name__ == "__main__":
 """
     )
     command = [sys.executable, tmp_path / "program.py", tmp_path / "run", method]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=240)
     found = by_process(tmp_path / "run")
     assert sorted(chain.from_iterable(found.values())) == [0, 1, 2, 99]
     urls = {row["url"] for row in raw.rows(tmp_path / "run", "streams")}

@@ -18,8 +18,9 @@ import numpy as np
 from ..capture.gpu import hostcuda
 from ..errors import VidlabError
 
-#: One picture in so many is remembered by a memory that leaks.
-LEAK_EVERY = 4
+#: One picture in so many is remembered by a memory that leaks: enough in some seconds for the
+#: analysis to be sure.
+LEAK_EVERY = 2
 
 #: Inputs of a network that a stream keeps for its background model.
 BACKGROUND = 8

@@ -20,6 +20,6 @@ def test_the_agent_in_a_process_of_its_own() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CHECKS)]
     alone = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=alone, cwd=CHECKS.parents[3]
+        command, capture_output=True, text=True, timeout=900, env=alone, cwd=CHECKS.parents[3]
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -35,7 +35,7 @@ class Running:
 
     def send(self, data: bytes) -> tuple[int, str]:
         """Send these bytes; return the status and the reason of the answer."""
-        with socket.create_connection(("127.0.0.1", self.receiver.port), timeout=20) as peer:
+        with socket.create_connection(("127.0.0.1", self.receiver.port), timeout=60) as peer:
             peer.sendall(data)
             got = b""
             while piece := peer.recv(4096):
@@ -69,8 +69,12 @@ class Running:
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     running = Running()
-    yield running
-    running.receiver.stop(5)
+    with pytest.MonkeyPatch.context() as patch:
+        # Whoever has no CPU for a while is not taken for one who says nothing.
+        patch.setattr(receiving, "_PATIENCE_S", 60.0)
+        patch.setattr(receiving, "_LINGER_S", 60.0)
+        yield running
+    running.receiver.stop(60)
 
 
 @pytest.fixture(autouse=True)
@@ -192,18 +196,27 @@ def test_a_hundred_pushes_at_once_are_all_taken(running: Running) -> None:
 def test_who_says_nothing_is_let_go_and_keeps_nobody_waiting(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiving, "_PATIENCE_S", 0.2)
+    receiver, at_a_time = running.receiver, []
+    accept = receiver._accept
+
+    def accepted() -> None:
+        accept()
+        at_a_time.append(len(receiver._connections))
+
+    monkeypatch.setattr(receiver, "_accept", accepted)
+    monkeypatch.setattr(receiving, "_PATIENCE_S", 0.5)
     silent = [
-        socket.create_connection(("127.0.0.1", running.receiver.port), timeout=20)
+        socket.create_connection(("127.0.0.1", receiver.port), timeout=60)
         for _ in range(receiving._MOST_CONNECTIONS + 4)
     ]
-    until, most = time.monotonic() + 20, 0
-    while not most and time.monotonic() < until:
-        time.sleep(0.001)  # lets the receiver's thread run
-        most = max(len(running.receiver._connections) for _ in range(100))
-    assert 0 < most <= receiving._MOST_CONNECTIONS
     silent[0].sendall(running.request(GOOD)[:-5])
+    until = time.monotonic() + 60
+    while len(at_a_time) < receiving._MOST_CONNECTIONS:  # all that can be are let in
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    monkeypatch.setattr(receiving, "_PATIENCE_S", 60.0)
     assert running.push(GOOD)[0] == 200
+    assert max(at_a_time) <= receiving._MOST_CONNECTIONS
     assert silent[0].recv(100).startswith(b"HTTP/1.1 408 ")
     for peer in silent:
         peer.close()
@@ -211,7 +224,7 @@ def test_who_says_nothing_is_let_go_and_keeps_nobody_waiting(
 
 def test_a_piece_at_a_time_will_do(running: Running) -> None:
     data = running.request(GOOD)
-    with socket.create_connection(("127.0.0.1", running.receiver.port), timeout=20) as peer:
+    with socket.create_connection(("127.0.0.1", running.receiver.port), timeout=60) as peer:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for place in range(0, len(data), 7):
             peer.send(data[place : place + 7])
@@ -232,11 +245,10 @@ def test_a_failure_of_ours_is_an_answer_and_a_finding(
 
 
 def test_it_is_out_of_the_programs_sight_and_ends() -> None:
-    before = threading.enumerate()
+    before = set(threading.enumerate())
     other = Running()
-    assert threading.enumerate() == before
+    assert set(threading.enumerate()) <= before
     assert other.push(GOOD)[0] == 200
-    other.receiver.stop(5)
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", other.receiver.port), timeout=5)
-    other.receiver.stop(5)
+    other.receiver.stop(60)
+    assert other.receiver._server.fileno() == -1  # another program may have the port by now
+    other.receiver.stop(60)

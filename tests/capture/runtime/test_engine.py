@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 
 import vidlab as vl
+from vidlab.capture.runtime import engine as engine_module
 from vidlab.capture.runtime import sampler, scheduler
 from vidlab.capture.runtime.engine import Runtime
 from vidlab.capture.runtime.profiles import PARTS, Profile
@@ -27,6 +28,15 @@ from vidlab.schema.metrics import METRICS
 
 #: All that a test has the time for: tracemalloc makes all else slow.
 QUICK = Profile("quick", **{part: 0.02 for part in PARTS if part != "tracing"}, most_share=1)
+
+
+@pytest.fixture(autouse=True)
+def _ends_whole(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The end of a recording waits for what is going on, on a machine that stands still too."""
+    until(lambda: not threads_of_ours())  # those of a test before may be about to end
+    monkeypatch.setattr(engine_module, "_PATIENCE_S", 60.0)
+    yield
+    until(lambda: not threads_of_ours())  # Python is done with a thread before the kernel is
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -56,13 +66,50 @@ def open_files() -> list[str]:
     return [path for path in found if path.endswith(("schedstat", "statm"))]
 
 
+def texts(run: vl.Run, table: str, column: str) -> set[str]:
+    return set(run.scan(table).collect()[column].cast(str).unique())
+
+
+def missing_in(run: vl.Run) -> set[str]:
+    """The tables, metrics and threads that are to be in a run with all parts, and are not yet."""
+    tables = (
+        *("gc_pauses", "runtime_metrics", "thread_waits", "wakeups", "loop_delays", "threads"),
+        *("tasks", "objects", "runtime_profiles"),
+    )
+    elsewhere = ("vidlab.cupy", "vidlab.tracemalloc", "vidlab.runtime.tracing")
+    metrics = {m.name for m in METRICS if m.table == "runtime_metrics"}
+    return {
+        *(table for table in tables if run.scan(table).collect().is_empty()),
+        *(name for name in metrics if not name.startswith(elsewhere)),
+        *("MainThread", "vidlab-sampler", "vidlab-probe"),
+    } - (texts(run, "runtime_metrics", "metric") | texts(run, "threads", "name"))
+
+
 def test_a_recording_has_every_table_and_metric(tmp_path: Path) -> None:
+    def progress() -> dict[str, object]:
+        """What changes as each part, the probe and the loop's timer write something more."""
+        sampler, probe, loops = engine._sampler, engine._probe, engine._loops
+        assert sampler is not None
+        assert probe is not None
+        assert loops is not None
+        found: dict[str, object] = {
+            name: turn.looked_ns for name, turn in list(sampler._turns.items())
+        }
+        if scheduler_turn := sampler._turns.get("scheduler"):
+            found["window"] = scheduler_turn.part._since_ns  # type: ignore[attr-defined]
+        for known in list(loops._known.values()):
+            found["timer"] = known._due_ns
+        return {**found, "probe": probe.cpu_ns}
+
     async def program() -> None:
         task = asyncio.create_task(asyncio.sleep(3600), name="stuck")
-        recorded = lambda: engine._sampler and engine._sampler._turns  # noqa: E731
-        while len(recorded() or ()) < len(PARTS) - 2 or not all(  # nor is the probe a part
-            turn.due_ns and turn.cost_ns for turn in list(engine._sampler._turns.values())
-        ):
+        seen: dict[str, set[object]] = {}
+        limit = time.monotonic() + 60
+        # Of three values that differ, two were seen after something was written here.
+        while len(seen) <= len(PARTS) or min(map(len, seen.values())) < 3:
+            assert time.monotonic() < limit, seen
+            for name, value in progress().items():
+                seen.setdefault(name, set()).add(value)
             gc.collect(0)
             await asyncio.sleep(0.01)
         task.cancel()
@@ -72,20 +119,12 @@ def test_a_recording_has_every_table_and_metric(tmp_path: Path) -> None:
         asyncio.run(program())
     run = vl.open_run(tmp_path / "run")
     assert run.losses == {}
-    for table in (
-        *("gc_pauses", "runtime_metrics", "thread_waits", "wakeups", "loop_delays", "threads"),
-        *("tasks", "objects", "runtime_profiles"),
-    ):
-        assert run.scan(table).collect().height > 0, table
-    assert run.scan("findings").collect().height == 0
-    metrics = run.scan("runtime_metrics").collect()
-    seen = set(metrics["metric"].cast(str).unique())
-    expected = {m.name for m in METRICS if m.table == "runtime_metrics"}
-    elsewhere = ("vidlab.cupy", "vidlab.tracemalloc", "vidlab.runtime.tracing")
-    assert {name for name in expected - seen if not name.startswith(elsewhere)} == set()
-    assert seen <= expected
-    names = set(run.scan("threads").collect()["name"].cast(str))
-    assert {"MainThread", "vidlab-sampler", "vidlab-probe"} <= names
+    assert missing_in(run) == set()
+    # How dear a look is depends on the machine, and on what else is in this process.
+    usual = {"runtime_part_slowed", "census_partial"}
+    assert texts(run, "findings", "kind") <= usual, run.scan("findings").collect().rows()
+    known = {m.name for m in METRICS if m.table == "runtime_metrics"}
+    assert texts(run, "runtime_metrics", "metric") <= known
     (profile,) = run.scan("runtime_profiles").collect().to_dicts()
     assert (profile["profile"], profile["profile_before"]) == ("quick", None)
     assert json.loads(profile["settings"]) == QUICK.settings()
@@ -93,7 +132,7 @@ def test_a_recording_has_every_table_and_metric(tmp_path: Path) -> None:
 
 def test_a_thousand_switches_lose_no_event_and_leak_nothing(tmp_path: Path) -> None:
     gc.collect()
-    before = (threading.enumerate(), list(gc.callbacks), _thread._count(), open_files())
+    before = (set(threading.enumerate()), list(gc.callbacks), _thread._count())
     set_loop = asyncio.events._set_running_loop
     gc.disable()
     engine = Runtime("production")
@@ -125,14 +164,18 @@ def test_a_thousand_switches_lose_no_event_and_leak_nothing(tmp_path: Path) -> N
             collections = gc.get_stats()[0]["collections"] - collections
             engine.switch(QUICK)
             until(lambda: engine._sampler is not None and engine._sampler._settled is QUICK)
-            assert sorted(threads_of_ours()) == ["vidlab-probe", "vidlab-sampler"]
+            # Each thread names itself, as it begins.
+            until(lambda: sorted(threads_of_ours()) == ["vidlab-probe", "vidlab-sampler"])
             assert set(during) <= set(threads_of_ours())
-            assert threading.enumerate() == before[0]
+            assert set(threading.enumerate()) <= before[0]
             assert len([c for c in gc.callbacks if "Collector" in repr(c)]) == 1
     finally:
         gc.enable()
-    assert threads_of_ours() == open_files() == []
-    assert (threading.enumerate(), list(gc.callbacks), _thread._count(), []) == before
+    assert open_files() == []
+    # Python is done with a thread a moment after that has said that it ends.
+    until(lambda: not threads_of_ours() and _thread._count() <= before[2])
+    assert set(threading.enumerate()) <= before[0]
+    assert list(gc.callbacks) == before[1]
     assert asyncio.events._set_running_loop is set_loop
     assert not tracemalloc.is_tracing()
 
@@ -208,7 +251,8 @@ def test_without_proc_the_rest_goes_on(
     engine.start(recorded.writer)
     until(lambda: recorded.records("runtime_metrics"))
     engine.stop()
-    missing = {row["part"] for row in recorded.rows("findings")}
+    findings = recorded.rows("findings")
+    missing = {row["part"] for row in findings if row["kind"] == "runtime_part_missing"}
     assert missing == {"process", "scheduler", "threads"}
     assert {row["metric"].split(".")[0] for row in recorded.records("runtime_metrics")} == {
         "cpython"
@@ -218,10 +262,25 @@ def test_without_proc_the_rest_goes_on(
 FORKS = """
 import _thread, gc, os, sys, threading, time
 import vidlab as vl
+from vidlab.capture.runtime import engine as module
 from vidlab.capture.runtime.engine import Runtime
 from vidlab.capture.runtime.profiles import PARTS, Profile
 
+def wait_for(condition):
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+def probed():
+    "Wait until the probe has slept, and has written how long it did."
+    for _ in range(2):
+        cpu = engine._probe.cpu_ns
+        wait_for(lambda: engine._probe.cpu_ns != cpu)
+
 vl.record.__globals__["_can_compact"] = lambda: False
+module._PATIENCE_S = 60
+usual, module._CHILD_AFTER_S = module._CHILD_AFTER_S, 3600  # none that ends at once lives on
 engine = Runtime(Profile("p", wakeups=0.01, process=0.01, scheduler=0.01, threads=0.05))
 with vl.record(sys.argv[1], engines=[engine]):
     def switches():
@@ -238,22 +297,18 @@ with vl.record(sys.argv[1], engines=[engine]):
         assert os.waitpid(pid, 0)[1] == 0
     over.set()
     switching.join()
+    module._CHILD_AFTER_S = usual
     engine.switch(Profile("p", wakeups=0.01, process=0.01, scheduler=0.01, threads=0.05))
     pid = os.fork()
     if pid == 0:          # and one that lives
-        until = time.monotonic() + 60
-        while not (engine._probe.cpu_ns and engine._sampler.cpu_ns):
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_for(lambda: engine._probe.cpu_ns and engine._sampler.cpu_ns)
+        probed()
         gc.collect()
         engine.switch("staging")
-        time.sleep(0.05)
         engine.stop()
         sys.exit(0)
     assert os.waitpid(pid, 0)[1] == 0
-    cpu = engine._probe.cpu_ns
-    while engine._probe.cpu_ns == cpu:
-        time.sleep(0.01)
+    probed()
     print(pid)
 """
 

@@ -84,6 +84,7 @@ def test_every_reading_is_of_a_metric_and_has_its_attribute(writer: Any, recorde
 def test_the_process_is_read_as_the_system_has_it() -> None:
     over = threading.Event()
     threads = [threading.Thread(target=over.wait) for _ in range(3)]
+    gc.collect()  # files that nobody refers to any more are not to be closed meanwhile
     source = Process(lambda: {"probe": 1_500_000})
     before = readings(source)
     for thread in threads:
@@ -146,6 +147,7 @@ def test_a_torn_heap_is_fragmented() -> None:
     libc.malloc.restype = ctypes.c_void_p
     libc.free.argtypes = (ctypes.c_void_p,)
     source = Heap()
+    gc.collect()  # what other tests have left is not to be let go of meanwhile
     before = readings(source)
     blocks = [libc.malloc(60_000) for _ in range(4_000)]
     full = readings(source)
@@ -180,6 +182,7 @@ def test_without_cupy_there_are_no_pools(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_cupys_pools_are_read_by_device() -> None:
     import cupy
 
+    gc.collect()  # what other tests have left is not to come back to the pool meanwhile
     pool = cupy.get_default_memory_pool()
     with cupy.cuda.Device(1):
         kept = cupy.empty(3 << 20, cupy.uint8)

@@ -248,3 +248,4 @@ def test_the_end_does_not_wait_for_a_look_that_hangs(writer: Any) -> None:
     sampler.stop(0.01)
     assert (part.finished, part.closed) == (0, 0)
     go_on.set()
+    assert sampler._looking.acquire(timeout=60)  # no thread of this test's outlives it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def test_without_proc_or_the_kernels_counts_nothing_is_read(
 
 
 def test_the_real_threads_of_this_process_are_read_and_no_file_stays_open(writer: Any) -> None:
+    gc.collect()  # files that nobody refers to any more are not to be closed meanwhile
     before = len(list(Path("/proc/self/fd").iterdir()))
     part = Scheduler(writer)
     threads = [threading.Thread(target=threading.Event().wait, args=(0.01,)) for _ in range(20)]

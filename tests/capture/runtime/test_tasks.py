@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,13 @@ from vidlab.capture.runtime.waiting import frames_of, place
 
 
 def part_of(writer: Any, most_rows: int = 100) -> Tasks:
-    return Tasks(writer, Pen(writer), lambda loop: (1, 77), lambda: most_rows)
+    """A part that takes tasks of other tests, whose loops are over, for a parent's."""
+    return Tasks(
+        writer,
+        Pen(writer),
+        lambda loop: (1, 77) if loop.is_running() else None,
+        lambda: most_rows,
+    )
 
 
 async def inner(event: asyncio.Event) -> None:
@@ -131,12 +139,24 @@ def test_a_task_that_blocks_its_loop_is_seen_where_it_is(recorded: Any, writer: 
     thread = threading.Thread(target=lambda: asyncio.run(program()))
     thread.start()
     assert blocks.wait(60)
+    line = program.__code__.co_firstlineno + 2
+    limit = time.monotonic() + 60
+    while line_in(thread, program) != line:  # it has told of itself in the line before
+        assert time.monotonic() < limit
+        time.sleep(0.001)
     part_of(writer).look(1)
     go_on.set()
     thread.join()
     (row,) = recorded.rows("tasks")
-    line = program.__code__.co_firstlineno + 2
     assert row["waits_at"].endswith(f"program ({__file__}:{line})")
+
+
+def line_in(thread: threading.Thread, function: Any) -> int | None:
+    """The line of a function that a thread is in; None if it is not in that."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return None if frame is None else frame.f_lineno
 
 
 def test_generators_are_followed_and_what_cannot_be_is_not() -> None:

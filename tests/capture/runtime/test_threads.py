@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ import pytest
 from vidlab.capture.runtime import scheduler, threads
 from vidlab.capture.runtime.parts import Missing
 from vidlab.capture.runtime.threads import Threads
+
+
+def until_gone(*tids: int | None) -> None:
+    """Wait until the kernel has no such threads: Python is done with a thread before."""
+    limit = time.monotonic() + 60
+    while any(Path(f"/proc/self/task/{tid}").exists() for tid in tids):
+        assert time.monotonic() < limit
+        time.sleep(0.001)
 
 
 def test_threads_come_and_go_by_name(recorded: Any, writer: Any) -> None:
@@ -60,8 +69,7 @@ def test_threads_come_and_go_by_name(recorded: Any, writer: Any) -> None:
     over.set()
     worker.join()
     assert done.acquire(timeout=60)
-    while (Path("/proc/self/task") / str(foreign[0])).exists():
-        pass
+    until_gone(tid, foreign[0])
     part.look(5)
     seen = [
         (row["t_ns"], row["op"], row["name"], row["python"], row["daemon"])
@@ -116,8 +124,7 @@ def test_a_name_of_pythons_stays_when_python_lets_go_of_it_before_the_kernel(
             part.look(look)
     over.set()
     worker.join()
-    while (Path("/proc/self/task") / str(worker.native_id)).exists():
-        pass
+    until_gone(worker.native_id)
     part.look(99)
     seen = [row for row in recorded.rows("threads") if row["tid"] == worker.native_id]
     assert [(row["op"], row["name"], row["python"]) for row in seen] == [

@@ -128,7 +128,8 @@ class Sampler:
     def stop(self, patience_s: float) -> None:
         """End the thread, let each part look for the last time and close."""
         self.pause(patience_s)
-        if not self._looking.acquire(blocking=False):
+        # Once more, as the whole process may have stood still for all of that time.
+        if not self._looking.acquire(timeout=patience_s):
             return  # a part hangs in a system call: nothing waits for it
         try:
             t_ns = now_ns()
