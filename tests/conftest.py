@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -49,20 +52,24 @@ ABILITIES = {
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(ability): skipped where it is missing")
-    config.addinivalue_line("markers", "xdist_group(name): runs in one process with its group")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a file's tests in one process; and in one, all that look at the whole kernel."""
-    kernel = {
-        item.path
-        for item in items
-        for marker in item.iter_markers("needs")
-        if marker.args == ("ebpf",)
-    }
-    for item in items:
-        group = "kernel" if item.path in kernel else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "kernel" if _looks_at_kernel(config.rootpath / file) else file
+
+    return Scheduling(config, log)
+
+
+@functools.cache
+def _looks_at_kernel(file: Path) -> bool:
+    return 'needs("ebpf")' in file.read_text()
 
 
 def pytest_sessionstart() -> None:
