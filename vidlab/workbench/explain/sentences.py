@@ -142,15 +142,14 @@ def joined(topics: Sequence[Topic], evidence: Sequence[Facts], blamed: pl.DataFr
     groups: dict[Any, list[int]] = {}
     for number, (topic, facts) in enumerate(zip(topics, evidence, strict=True)):
         stage = facts.get("bottleneck")
-        groups.setdefault((stage, _streams(topic)) if stage else number, []).append(number)
+        groups.setdefault((stage, topic.streams) if stage else number, []).append(number)
     for number, topic in enumerate(topics):
         if topic.cause not in OWN:
             continue
         for members in groups.values():
             did = evidence[members[0]].get("bottleneck_did")
-            if did and topic.stage in did["stages"] and _streams(topic) == _streams(
-                topics[members[0]]
-            ):  # fmt: skip
+            same = topic.streams == topics[members[0]].streams
+            if did and topic.stage in did["stages"] and same:
                 members.append(number)
                 del groups[number]
                 break
@@ -179,13 +178,6 @@ def _words(topic: Topic) -> str:
     own = topic.stage.startswith(causes.PLACES)
     place = topic.stage if own else f"in {topic.stage}"
     return f"{blame.CAUSES[topic.cause].said(None)} (most of it {place})"
-
-
-def _streams(topic: Topic) -> str | None:
-    """Which stream a topic is of, None if of several."""
-    streams = topic.blamed["stream_id"].unique()
-    name: str | None = streams[0] if streams.len() == 1 else None
-    return name
 
 
 def _frames(number: int) -> str:

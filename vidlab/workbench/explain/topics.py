@@ -13,11 +13,12 @@ from ...analysis.blame import causes
 #: What strikes all of a process is one cause, whichever the stages that it struck.
 EVERYWHERE = (causes.GARBAGE_COLLECTION, causes.GIL, causes.RUN_QUEUE)
 
-#: A stream is named alone if it has this share of a cause, and this many times that of the next.
-_ALONE, _TIMES = 0.4, 2.0
-
 #: So many streams are named one by one.
 _NAMED = 3
+
+#: A stream is told of alone if it has this share of a cause, and a few together if they have this;
+#: and each of them this many times as much as the next.
+_ALONE, _TOGETHER, _TIMES = 0.4, 0.6, 2.0
 
 _STREAM = ["stream_id", "codec"]
 
@@ -31,6 +32,8 @@ class Topic:
     cause : str
     stage : str or None
         The stage or queue with most of it.
+    streams : tuple of (str or None), or None
+        The few streams that have most of it, and are told of by themselves; None: all others.
     blamed : polars.DataFrame
         Its rows of what `analysis.blame.per_frame` returned.
     seconds, share : float
@@ -39,6 +42,7 @@ class Topic:
 
     cause: str
     stage: str | None
+    streams: tuple[str | None, ...] | None
     blamed: pl.DataFrame
     seconds: float
     share: float
@@ -47,8 +51,8 @@ class Topic:
 def found_in(blamed: pl.DataFrame) -> list[Topic]:
     """Return what is said together, the worst first.
 
-    A cause is told once for each stage or queue that it struck, or once if it strikes a whole
-    process; and of one stream by itself if that has most of it.
+    A cause is told once for each stage or queue that it struck, and of a few streams by themselves
+    if those have most of it there; or once if it strikes a whole process.
 
     Parameters
     ----------
@@ -57,12 +61,10 @@ def found_in(blamed: pl.DataFrame) -> list[Topic]:
     """
     struck = blamed.filter(pl.col("blamed_ns") > 0)
     total = float(_seconds(struck, [])["seconds"].sum())
-    place = pl.when(~pl.col("cause").is_in(EVERYWHERE)).then("stage")
     found = [
-        Topic(cause, _most_struck(part), part, seconds, seconds / total)
+        Topic(cause, _most_struck(part), streams, part, seconds, seconds / total)
         for (cause,), rows in struck.group_by("cause", maintain_order=True)
-        for _, here in rows.group_by(place.alias("place"), maintain_order=True)
-        for part, seconds in _split(here)
+        for streams, part, seconds in _split(rows, whole=cause in EVERYWHERE)
     ]
     return sorted(found, key=lambda topic: (-topic.seconds, topic.cause, topic.stage or ""))
 
@@ -106,19 +108,33 @@ def _most_struck(rows: pl.DataFrame) -> str:
     return most
 
 
-def _split(rows: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, float]]:
-    """A cause at a place, as one; or as that of a stream that has most of it, and the rest.
+def _split(
+    rows: pl.DataFrame, whole: bool
+) -> Iterator[tuple[tuple[str | None, ...] | None, pl.DataFrame, float]]:
+    """A cause by its places, each as one or as that of few streams that have most, and the rest.
 
-    Each with its seconds.
+    Each with the names of these few streams, sorted, and its seconds. If `whole`, it is one.
     """
-    streams = _seconds(rows, _STREAM)
-    shares = [*streams["seconds"].head(2), 0.0]
-    if shares[0] >= _ALONE * sum(streams["seconds"]) and shares[0] >= _TIMES * shares[1]:
-        first = pl.col("stream_id").eq_missing(pl.lit(streams["stream_id"][0], pl.String))
-        yield rows.filter(first), float(streams.filter(first)["seconds"].sum())
-        rows, streams = rows.filter(~first), streams.filter(~first)
-    if rows.height:
-        yield rows, float(streams["seconds"].sum())
+    for _, here in [("", rows)] if whole else rows.group_by("stage", maintain_order=True):
+        streams = _seconds(here, _STREAM)
+        count = 0 if whole else _leading(streams["seconds"].to_list())
+        few = streams["stream_id"].head(count).to_list()
+        is_first = pl.col("stream_id").is_in(few, nulls_equal=True)
+        for part, names in ((here.filter(is_first), few), (here.filter(~is_first), None)):
+            if part.height:
+                own = tuple(sorted(names, key=str)) if names else None
+                yield own, part, float(_seconds(part, [])["seconds"].sum())
+
+
+def _leading(seconds: list[float]) -> int:
+    """How many streams stand out, of these, the most first: those that have most of it."""
+    total = sum(seconds)
+    for count in range(1, min(_NAMED, len(seconds)) + 1):
+        following = seconds[count] if count < len(seconds) else 0.0
+        share = _ALONE if count == 1 else _TOGETHER
+        if sum(seconds[:count]) >= share * total and seconds[count - 1] >= _TIMES * following:
+            return count
+    return 0
 
 
 def _seconds(rows: pl.DataFrame, by: list[str]) -> pl.DataFrame:
