@@ -28,7 +28,7 @@ demo: setup ## record a faulty eight-stream pipeline, say why frames were late, 
 	$(BIN)/vidlab demo
 
 test: setup ## run all tests
-	$(BIN)/python -m pytest tests -n 2 --dist loadscope
+	$(BIN)/python -m pytest tests -n 2 --dist loadscope --no-loadscope-reorder
 
 # JupyterLab does not start for root, as one is in many containers, unless told to.
 lab: setup ## open JupyterLab on the notebooks

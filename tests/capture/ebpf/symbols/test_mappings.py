@@ -89,7 +89,7 @@ def test_two_names_of_one_file_are_one_library(compile_library, start):
 
 
 def test_a_file_that_is_mapped_twice_is_one_library(compile_library):
-    path = compile_library("libwork.so", WORK)
+    path = compile_library("libtwice.so", WORK)
     library = ctypes.CDLL(str(path))
     with path.open("rb") as file:
         again = mmap.mmap(
@@ -97,7 +97,7 @@ def test_a_file_that_is_mapped_twice_is_one_library(compile_library):
         )
     code = [found for found in mappings() if found.path == str(path) and found.executable]
     assert len(code) == 2
-    assert library_of(None, "libwork.so").path == str(path)
+    assert library_of(None, "libtwice.so").path == str(path)
     again.close()
     del library
 
