@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vidlab.analysis import accumulation, heap
@@ -43,7 +43,6 @@ def test_goes_on(series: Sequence[float], expected: bool) -> None:
     assert accumulation.goes_on(list(series)) is expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e9), min_size=4, max_size=30))
 def test_what_goes_on_ends_higher_than_it_began(series: list[float]) -> None:
     if accumulation.goes_on(series):

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vidlab.analysis import metrics
@@ -103,7 +103,6 @@ def test_what_is_wrong_is_named(table: Build) -> None:
 values = st.one_of(st.integers(0, 40), st.integers(0, 1 << 50))
 
 
-@settings(deadline=None)
 @given(st.lists(values, min_size=1, max_size=200), st.floats(0, 1))
 def test_a_quantile_is_within_the_bound(of: list[int], share: float) -> None:
     types = {"low": pl.Float64, "high": pl.Float64, "count": pl.Int64, "metric": pl.String,

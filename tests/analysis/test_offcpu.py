@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vidlab.analysis import offcpu
@@ -111,7 +111,6 @@ lengths = st.integers(0, 10**11)
 states = st.sampled_from(["sleeping", "preempted", None])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(moments, lengths, states), min_size=1, max_size=40), st.integers(1, 50))
 def test_over_time_adds_up_to_the_total(rows: list[tuple[Any, ...]], bins: int) -> None:
     waits = pl.DataFrame(

@@ -192,9 +192,9 @@ class Watch:
         self.close()
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait for what has to come sooner or later."""
-    end = time.monotonic() + seconds
+def wait_until(holds: Callable[[], object]) -> None:
+    """Wait for what has to come sooner or later, for a minute."""
+    end = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.001)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vidlab import labelsets
@@ -94,7 +94,6 @@ def test_a_set_is_one_tag_whatever_is_around_it(followed: Followed) -> None:
     assert agent.labels() == {}
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcd<<<<"), max_size=200))
 def test_any_sequence_shows_the_current_set(steps: list[str]) -> None:
     followed = Followed(readable=True)

@@ -61,10 +61,11 @@ def found_in(blamed: pl.DataFrame) -> list[Topic]:
     """
     struck = blamed.filter(pl.col("blamed_ns") > 0)
     total = float(_seconds(struck, [])["seconds"].sum())
+    place = pl.when(~pl.col("cause").is_in(EVERYWHERE)).then("stage").alias("place")
     found = [
         Topic(cause, _most_struck(part), streams, part, seconds, seconds / total)
-        for (cause,), rows in struck.group_by("cause", maintain_order=True)
-        for streams, part, seconds in _split(rows, whole=cause in EVERYWHERE)
+        for (cause, _), rows in struck.group_by("cause", place, maintain_order=True)
+        for streams, part, seconds in _split(rows, cause)
     ]
     return sorted(found, key=lambda topic: (-topic.seconds, topic.cause, topic.stage or ""))
 
@@ -109,21 +110,22 @@ def _most_struck(rows: pl.DataFrame) -> str:
 
 
 def _split(
-    rows: pl.DataFrame, whole: bool
+    rows: pl.DataFrame, cause: str
 ) -> Iterator[tuple[tuple[str | None, ...] | None, pl.DataFrame, float]]:
-    """A cause by its places, each as one or as that of few streams that have most, and the rest.
+    """A cause at a place, as one; or as that of few streams that have most of it, and the rest.
 
-    Each with the names of these few streams, sorted, and its seconds. If `whole`, it is one.
+    Each with the names of these few streams, sorted, and its seconds.
     """
-    for _, here in [("", rows)] if whole else rows.group_by("stage", maintain_order=True):
-        streams = _seconds(here, _STREAM)
-        count = 0 if whole else _leading(streams["seconds"].to_list())
-        few = streams["stream_id"].head(count).to_list()
-        is_first = pl.col("stream_id").is_in(few, nulls_equal=True)
-        for part, names in ((here.filter(is_first), few), (here.filter(~is_first), None)):
-            if part.height:
-                own = tuple(sorted(names, key=str)) if names else None
-                yield own, part, float(_seconds(part, [])["seconds"].sum())
+    streams = _seconds(rows, _STREAM)
+    count = 0 if cause in EVERYWHERE else _leading(streams["seconds"].to_list())
+    if count:
+        few = streams["stream_id"].head(count).unique().to_list()
+        first = pl.col("stream_id").is_in(few, nulls_equal=True)
+        seconds = float(streams.filter(first)["seconds"].sum())
+        yield tuple(sorted(few, key=str)), rows.filter(first), seconds
+        rows, streams = rows.filter(~first), streams.filter(~first)
+    if rows.height:
+        yield None, rows, float(streams["seconds"].sum())
 
 
 def _leading(seconds: list[float]) -> int:

@@ -54,7 +54,7 @@ SEEN int leap(int n) { if (setjmp(back) == 0) never_returns(n); return n; }
 SEEN int inner(int a) { __asm__ volatile(""); return a * 2; }
 SEEN int outer(int a) { int b = inner(a + 1); __asm__ volatile("" : "+r"(b)); return b + 1; }
 SEEN int wait_for(volatile int *flag) { while (!*flag) __asm__ volatile("pause"); return *flag; }
-SEEN int wait_inside(volatile int *flags) {
+SEEN int begin_and_wait(volatile int *flags) {
     flags[1] = 1; /* the call has begun, and what runs as it begins is over */
     while (!flags[0]) __asm__ volatile("pause");
     return flags[0];

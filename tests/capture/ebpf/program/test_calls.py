@@ -325,11 +325,11 @@ def test_calls_that_never_return_are_known(
 def test_what_is_kept_of_a_call(
     library: ctypes.CDLL, library_path: Path, session: bool, room: int
 ) -> None:
-    probe = call_of("wait_inside", {"flags": arg(0)}, {"result": retval()})
+    probe = call_of("begin_and_wait", {"flags": arg(0)}, {"result": retval()})
     with Kernel(library_path, {0: probe}, stash_room=room) as kernel:
         kernel.attach_call(0, session)
         flags = (ctypes.c_int * 2)()
-        thread = threading.Thread(target=library.wait_inside, args=(flags,))
+        thread = threading.Thread(target=library.begin_and_wait, args=(flags,))
         before = time.monotonic_ns()
         thread.start()
         while not flags[1]:
@@ -354,16 +354,16 @@ def test_what_is_kept_of_a_call(
 def test_a_probe_that_comes_while_a_call_is_under_way(
     library: ctypes.CDLL, library_path: Path, session: bool
 ) -> None:
-    with Kernel(library_path, {0: call_of("wait_inside", {}, {"flag": retval()})}) as kernel:
+    with Kernel(library_path, {0: call_of("begin_and_wait", {}, {"flag": retval()})}) as kernel:
         flags = (ctypes.c_int * 2)()
-        thread = threading.Thread(target=library.wait_inside, args=(flags,))
+        thread = threading.Thread(target=library.begin_and_wait, args=(flags,))
         thread.start()
         while not flags[1]:
             time.sleep(0)
         kernel.attach_call(0, session)
         flags[0] = 1
         thread.join()
-        library.wait_inside(flags)
+        library.begin_and_wait(flags)
         assert kernel.records()["flag"].tolist() == [1]
         assert kernel.counts() == {"hits": 1, "emitted": 1}
 

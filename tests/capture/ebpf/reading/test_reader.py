@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from vidlab.capture.ebpf.reading.reader import Reader, Source
 from vidlab.capture.ebpf.reading.ring import Ring, RingError
 
 from ..conftest import open_files
+from ..lab import wait_until
 
 pytestmark = pytest.mark.needs("ebpf")
 
@@ -39,13 +39,6 @@ class Kept:
 
 def no_report(name: str) -> None:
     raise AssertionError(f"{name} failed")
-
-
-def wait_until(holds) -> None:
-    until = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < until, "it never came to be"
-        time.sleep(0.001)
 
 
 def new_tasks(before: set[str]) -> set[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vidlab import labelsets
@@ -141,7 +141,6 @@ FREED = st.tuples(
 PLACES = st.tuples(st.integers(0, 40), st.sampled_from([{}, {"stream_id": "a"}, {"gpu": 1}]))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(TAKEN | FREED, PLACES), max_size=30), st.sampled_from([0, 1, 7, 32, 128]))
 def test_the_same_records_for_the_same_events(
     native: Any, tmp_path_factory: pytest.TempPathFactory, events: Any, depth: int
