@@ -452,7 +452,17 @@ def test_a_python_that_cannot_record_runs_as_without(script: Path) -> None:
 
 
 def test_a_program_that_deletes_the_run_ends_as_without(script: Path) -> None:
-    script.write_text("import shutil, sys\nshutil.rmtree('run')\nsys.exit(5)")
+    # Again and again, since a file may be made in a directory that is about to be deleted.
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, shutil, sys
+            while os.path.exists("run"):
+                shutil.rmtree("run", ignore_errors=True)
+            sys.exit(5)
+            """
+        )
+    )
     result = subprocess.run(
         [*RECORD, "-o", "run", script],
         cwd=script.parent,
