@@ -24,6 +24,10 @@ pytestmark = [pytest.mark.needs("ebpf"), pytest.mark.usefixtures("nothing_left")
 
 TABLE = "kernel_offcpu"
 
+#: The kernel reports no event to a program that interrupts another one, or a system call on a
+#: map. What has to be seen whole is done so often at most, with a process of its own each time.
+TRIES = 5
+
 #: In the child: what the kernel counts of the current thread, and a moment at which it is true.
 COUNTED = """
 def counted():
@@ -182,15 +186,19 @@ while not tids: time.sleep(0.001)
 releasing.start()
 releasing.join()
 """
-    with Child(code) as child, listen("sched", target=child.pid) as heard:
-        first, main = child.told
-        by, before, first_until = child.go()
-        child.end()
-        rows, _ = all_rows(heard)
-    # The first wait had begun before anybody looked.
-    assert not [row for row in rows if row["tid"] == first and row["t_ns"] < first_until]
-    woken = [row for row in rows if row["waker_tid"] == by and before < (row["wakeup_ns"] or 0)]
-    (row,) = [row for row in woken if row["t_ns"] < before and row["tid"] != main]
+    for _ in range(TRIES):
+        with Child(code) as child, listen("sched", target=child.pid) as heard:
+            first, main = child.told
+            by, before, first_until = child.go()
+            child.end()
+            rows, lost = all_rows(heard)
+        # The first wait had begun before anybody looked.
+        assert not [row for row in rows if row["tid"] == first and row["t_ns"] < first_until]
+        ended = [row for row in rows if before < (row["wakeup_ns"] or 0)]
+        woken = [row for row in ended if row["waker_tid"] == by and row["tid"] != main]
+        if woken and not lost:
+            break
+    (row,) = [row for row in woken if row["t_ns"] < before]
     assert row["state"] == "sleeping"
     new = [row for row in rows if row["state"] == "new"]
     assert {row["waker_tid"] for row in new} == {main}
@@ -285,11 +293,15 @@ step()
 os.write(w, bytes(5))
 for thread in threads: thread.join()
 """
-    with Child(code) as child, listen("sched", target=child.pid) as heard:
-        child.go()
-        wait_until(lambda: under_way(heard.session) == 6)  # and the one that waits for us
-        child.end()
-        all_rows(heard)
+    for _ in range(TRIES):
+        with Child(code) as child, listen("sched", target=child.pid) as heard:
+            child.go()
+            waits = under_way(heard.session)
+            child.end()
+            all_rows(heard)
+        if waits == 6:  # the main thread's too, which waits for us
+            break
+    assert waits == 6
 
 
 def test_threads_that_end_leave_nothing_in_the_map(listen: Listen) -> None:
