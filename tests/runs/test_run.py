@@ -202,22 +202,24 @@ def test_findings_that_follow_from_frames_are_there_at_any_time(empty):
     assert open_run(empty.path).scan("findings").collect().equals(before)
 
 
-def test_a_run_that_is_compacted_while_it_is_open(tmp_path):
+@pytest.mark.parametrize(("table", "key"), [("spans", "span"), ("frames", "frame")])
+def test_a_run_that_is_compacted_while_it_is_open(tmp_path, table, key):
     path = small_run(tmp_path / "run", "complete").path
     run = open_run(path)
-    spans = run.scan("spans")
-    before = spans.collect().sort("span")
+    rows = run.scan(table)
+    before = rows.collect().sort(key)
     compact(path)
-    assert spans.collect().sort("span").equals(before)
+    assert rows.collect().sort(key).equals(before)
     assert run.compacted
     assert (run.state, run.losses) == ("complete", {"spans": {"lost": 3, "let_go": 0}})
     assert run.scan("spans").select(pl.len()).collect().item() == 1805
 
 
-def test_a_run_that_is_compacted_while_it_is_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("table", "count"), [("spans", 1805), ("frames", 180)])
+def test_a_run_that_is_compacted_while_it_is_read(tmp_path, monkeypatch, table, count):
     """Rows are perhaps missing then: that must not go by unseen."""
     path = small_run(tmp_path / "run", "complete").path
-    spans = open_run(path).scan("spans")
+    rows = open_run(path).scan(table)
     read = Segments.batches
 
     def compacted_between(self, name):
@@ -229,8 +231,8 @@ def test_a_run_that_is_compacted_while_it_is_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Segments, "batches", compacted_between)
     with pytest.raises(RunError, match="read it again"):
-        spans.collect()
-    assert spans.collect().height == 1805
+        rows.collect()
+    assert rows.collect().height == count
 
 
 def test_a_recording_goes_on(tmp_path):

@@ -76,6 +76,16 @@ class FrameCensus:
             yield _whole(gathered)
 
 
+def frames(events: pl.LazyFrame, spans: pl.LazyFrame) -> pl.DataFrame:
+    """Return the table `frames` that follows, as `fates.frames` does.
+
+    Each of the two is read once, one after the other: the derivation asks for it several times
+    over.
+    """
+    read = events.collect(), spans.drop(_NOT_ASKED_FOR, strict=False).collect()
+    return fates.frames(read[0].lazy(), read[1].lazy()).collect()
+
+
 def derived(
     events: pl.LazyFrame,
     spans: pl.LazyFrame,
@@ -93,12 +103,7 @@ def derived(
         stream = stretch.lower >> _SEQ_BITS << _SEQ_BITS
         of_stream = frame.is_between(_id(stream), _id(stream | _LAST_SEQ))
         drained = (pl.col("event") == "flushed") & of_stream
-        # Read once, one after the other: the derivation asks for each several times over.
-        read = (
-            events.filter(near | drained).collect(),
-            spans.filter(near).drop(_NOT_ASKED_FOR, strict=False).collect(),
-        )
-        known = fates.frames(read[0].lazy(), read[1].lazy()).collect()
+        known = frames(events.filter(near | drained), spans.filter(near))
         own = frame.is_between(_id(stretch.first), _id(stretch.last))
         found = fates.findings(known.lazy(), sampled)
         yield known.filter(own), found.filter(own)

@@ -15,7 +15,7 @@ from polars.io.plugins import register_io_source
 
 from ..errors import RunError
 from ..schema import TABLES, Table, declared, kernel
-from . import cube, fates
+from . import cube, derivation, fates
 from .decoding import Decoder, table_of
 from .interning import LabelTable
 from .labelling import label_schema, with_labels
@@ -172,9 +172,6 @@ class Run:
             return _as_declared(_polars(self._decoder.stacks.to_arrow()).lazy(), known)
         if self.compacted:
             return self._labelled(_empty(known).lazy(), known)
-        if table == "frames":
-            derived = fates.frames(self.scan("frame_events"), self.scan("spans"))
-            return _as_declared(derived, known)
         return self._scan_segments(known)
 
     def pandas(self, table: str) -> pd.DataFrame:
@@ -258,6 +255,9 @@ class Run:
 
     def _segment_rows(self, table: Table) -> Iterator[pl.DataFrame]:
         """Yield the rows of the segments, many at a time, and those derived from others."""
+        if table.name == "frames":
+            yield self._frames()
+            return
         gathered: list[pa.RecordBatch] = []
         count = 0
         self._labels()
@@ -269,8 +269,12 @@ class Run:
                 gathered, count = [], 0
         yield _polars(self._decoder.finished(table, table_of(table, gathered)))
         if table.name == "findings":
-            found = fates.findings(self.scan("frames"), self._decoder.thinning.streams)
+            found = fates.findings(self._frames().lazy(), self._decoder.thinning.streams)
             yield _as_declared(found.lazy(), table).collect()
+
+    def _frames(self) -> pl.DataFrame:
+        derived = derivation.frames(self.scan("frame_events"), self.scan("spans"))
+        return _as_declared(derived.lazy(), TABLES["frames"]).collect()
 
 
 def _polars(rows: pa.Table) -> pl.DataFrame:
